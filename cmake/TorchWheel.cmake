@@ -1,0 +1,25 @@
+# LibTorch from the PyPI wheel, declared by hand: the wheel's own CMake config demands a CUDA toolkit.
+#
+# vlm::torch carries headers and the CPU libraries. Everything is SYSTEM: the wheel ships old Protobuf
+# headers, so no translation unit may include both torch and Protobuf.
+
+set(VLM_WHEELS_DIR "${PROJECT_SOURCE_DIR}/.deps/wheels" CACHE PATH
+    "Folder scripts/setup installs the torch wheel into")
+set(_torch "${VLM_WHEELS_DIR}/torch")
+if(NOT EXISTS "${_torch}/lib/libtorch_cpu.so")
+  message(FATAL_ERROR "LibTorch not found in ${_torch}; run scripts/setup first, "
+                      "or set VLM_WHEELS_DIR to the folder that holds the torch wheel")
+endif()
+
+add_library(vlm_torch INTERFACE)
+add_library(vlm::torch ALIAS vlm_torch)
+target_include_directories(vlm_torch SYSTEM INTERFACE
+  "${_torch}/include" "${_torch}/include/torch/csrc/api/include"
+  "${VLM_WHEELS_DIR}/nvidia/cu13/include")
+target_compile_definitions(vlm_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
+target_link_libraries(vlm_torch INTERFACE
+  "${_torch}/lib/libtorch_cpu.so" "${_torch}/lib/libc10.so")
+target_link_options(vlm_torch INTERFACE
+  "-Wl,-rpath,${_torch}/lib" "-Wl,-rpath,${VLM_WHEELS_DIR}/nvidia/cu13/lib"
+  "-Wl,-rpath-link,${VLM_WHEELS_DIR}/nvidia/cu13/lib" "-Wl,--disable-new-dtags"
+  "-Wl,--allow-shlib-undefined")
