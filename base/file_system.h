@@ -43,7 +43,8 @@ class ReadableFile {
 struct FileInfo {
   uint64_t bytes = 0;
   bool is_directory = false;
-  uint64_t links = 0;  // number of hard links
+  uint64_t links = 0;       // number of hard links
+  bool is_symlink = false;  // `path` itself is a symbolic link; the other fields describe its target
 };
 
 // Thread-safe. Nothing but Sync and SyncDirectory promises durability.
@@ -62,12 +63,18 @@ class FileSystem {
   virtual absl::Status SyncDirectory(const std::string& path) = 0;
   // Names (not paths) in the folder, sorted.
   virtual absl::StatusOr<std::vector<std::string>> List(const std::string& path) = 0;
+  // Follows a symbolic link; one whose target is missing is described as itself.
   virtual absl::StatusOr<FileInfo> Stat(const std::string& path) = 0;
+  // The absolute path without symbolic links, "." and ".."; NOT_FOUND when it does not exist.
+  virtual absl::StatusOr<std::string> Canonical(const std::string& path) = 0;
   virtual absl::StatusOr<uint64_t> FreeBytes(const std::string& path) = 0;
 };
 
 // The machine's files; lives as long as the process.
 FileSystem* PosixFileSystem();
+
+// The folder that holds `path`: "." for a bare name, "/" at the top.
+std::string ParentPath(const std::string& path);
 
 // Makes `path` and every missing parent, syncing each new folder's parent.
 absl::Status MakeDirectories(FileSystem* files, const std::string& path);
@@ -79,7 +86,7 @@ absl::StatusOr<std::string> ReadFile(FileSystem* files, const std::string& path,
 // temporary file in the same folder, Sync, Rename, SyncDirectory.
 absl::Status WriteFileDurably(FileSystem* files, const std::string& path, std::string_view contents);
 
-// Removes a folder and everything in it. Not atomic; NOT_FOUND is OK.
+// Removes a folder and everything in it. Not atomic; NOT_FOUND is OK. A symbolic link is removed, never followed.
 absl::Status RemoveTree(FileSystem* files, const std::string& path);
 
 }  // namespace vlm

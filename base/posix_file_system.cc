@@ -5,9 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
-#include <cstdio>
+#include <cstdlib>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "base/file_system.h"
@@ -101,9 +101,10 @@ class PosixFiles final : public FileSystem {
   absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& path) override {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return PathError("open", path);
-    struct stat info;
-    if (fstat(fd, &info) != 0 || S_ISDIR(info.st_mode)) {
-      if (errno == 0 || S_ISDIR(info.st_mode)) errno = EISDIR;
+    struct stat info {};
+    const bool known = fstat(fd, &info) == 0;
+    if (!known || S_ISDIR(info.st_mode)) {
+      if (known) errno = EISDIR;
       absl::Status error = PathError("open", path);
       close(fd);
       return error;
@@ -112,10 +113,12 @@ class PosixFiles final : public FileSystem {
   }
 
   absl::Status Rename(const std::string& from, const std::string& to) override {
-    return rename(from.c_str(), to.c_str()) == 0 ? absl::OkStatus() : PathError(absl::StrCat("rename to ", to, " from"), from);
+    return rename(from.c_str(), to.c_str()) == 0 ? absl::OkStatus()
+                                                 : PathError(absl::StrCat("rename to ", to, " from"), from);
   }
   absl::Status Link(const std::string& from, const std::string& to) override {
-    return link(from.c_str(), to.c_str()) == 0 ? absl::OkStatus() : PathError(absl::StrCat("link as ", to, " the file"), from);
+    return link(from.c_str(), to.c_str()) == 0 ? absl::OkStatus()
+                                               : PathError(absl::StrCat("link as ", to, " the file"), from);
   }
   absl::Status Remove(const std::string& path) override {
     return unlink(path.c_str()) == 0 ? absl::OkStatus() : PathError("remove", path);
@@ -139,19 +142,32 @@ class PosixFiles final : public FileSystem {
     DIR* const folder = opendir(path.c_str());
     if (folder == nullptr) return PathError("list", path);
     std::vector<std::string> names;
+    errno = 0;  // readdir tells its end and its failure apart only by errno
     while (const dirent* entry = readdir(folder)) {
       const std::string name = entry->d_name;
       if (name != "." && name != "..") names.push_back(name);
     }
+    const absl::Status status = errno == 0 ? absl::OkStatus() : PathError("list", path);
     closedir(folder);
+    VLM_RETURN_IF_ERROR(status);
     std::sort(names.begin(), names.end());
     return names;
   }
 
   absl::StatusOr<FileInfo> Stat(const std::string& path) override {
     struct stat info;
-    if (stat(path.c_str(), &info) != 0) return PathError("stat", path);
-    return FileInfo{static_cast<uint64_t>(info.st_size), S_ISDIR(info.st_mode), static_cast<uint64_t>(info.st_nlink)};
+    if (lstat(path.c_str(), &info) != 0) return PathError("stat", path);
+    const bool is_symlink = S_ISLNK(info.st_mode);
+    struct stat target;
+    if (is_symlink && stat(path.c_str(), &target) == 0) info = target;
+    return FileInfo{static_cast<uint64_t>(info.st_size), S_ISDIR(info.st_mode), static_cast<uint64_t>(info.st_nlink),
+                    is_symlink};
+  }
+
+  absl::StatusOr<std::string> Canonical(const std::string& path) override {
+    const std::unique_ptr<char, decltype(&std::free)> resolved(realpath(path.c_str(), nullptr), &std::free);
+    if (resolved == nullptr) return PathError("resolve", path);
+    return std::string(resolved.get());
   }
 
   absl::StatusOr<uint64_t> FreeBytes(const std::string& path) override {
@@ -161,63 +177,11 @@ class PosixFiles final : public FileSystem {
   }
 };
 
-std::string ParentOf(const std::string& path) {
-  const size_t slash = path.find_last_of('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 }  // namespace
 
 FileSystem* PosixFileSystem() {
   static PosixFiles files;
   return &files;
-}
-
-absl::Status MakeDirectories(FileSystem* files, const std::string& path) {
-  if (path.empty() || path == "/" || path == ".") return absl::OkStatus();
-  if (files->Stat(path).ok()) return absl::OkStatus();
-  const std::string parent = ParentOf(path);
-  VLM_RETURN_IF_ERROR(MakeDirectories(files, parent));
-  const absl::Status made = files->MakeDirectory(path);
-  if (absl::IsAlreadyExists(made)) return absl::OkStatus();  // another process was faster
-  VLM_RETURN_IF_ERROR(made);
-  return files->SyncDirectory(parent);
-}
-
-absl::StatusOr<std::string> ReadFile(FileSystem* files, const std::string& path, uint64_t bytes_max) {
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, files->Open(path));
-  if (file->size() > bytes_max) {
-    return absl::OutOfRangeError(absl::StrCat("file is larger than the limit of ", bytes_max, " bytes: ", path));
-  }
-  std::string contents(file->size(), '\0');
-  VLM_RETURN_IF_ERROR(file->ReadAt(0, std::as_writable_bytes(std::span(contents.data(), contents.size()))));
-  return contents;
-}
-
-absl::Status WriteFileDurably(FileSystem* files, const std::string& path, std::string_view contents) {
-  static std::atomic<uint64_t> next_temporary{0};
-  const std::string temporary = absl::StrCat(path, ".tmp-", getpid(), "-", next_temporary++);
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, files->Create(temporary));
-  absl::Status status = file->Append(std::as_bytes(std::span(contents.data(), contents.size())));
-  if (status.ok()) status = file->Sync();
-  if (status.ok()) status = file->Close();
-  if (status.ok()) status = files->Rename(temporary, path);
-  if (!status.ok()) {
-    files->Remove(temporary).IgnoreError();
-    return status;
-  }
-  return files->SyncDirectory(ParentOf(path));
-}
-
-absl::Status RemoveTree(FileSystem* files, const std::string& path) {
-  absl::StatusOr<FileInfo> info = files->Stat(path);
-  if (absl::IsNotFound(info.status())) return absl::OkStatus();
-  VLM_RETURN_IF_ERROR(info.status());
-  if (!info->is_directory) return files->Remove(path);
-  VLM_ASSIGN_OR_RETURN(const std::vector<std::string> names, files->List(path));
-  for (const std::string& name : names) VLM_RETURN_IF_ERROR(RemoveTree(files, absl::StrCat(path, "/", name)));
-  return files->RemoveDirectory(path);
 }
 
 }  // namespace vlm
