@@ -31,7 +31,7 @@ enum class DecayClass { kMatrix, kNormOrBias, kEmbedding };
 
 // How a parameter is filled; its random stream is hash(seed, name), never construction order.
 struct Init {
-  enum class Kind { kZeros, kOnes, kNormal } kind = Kind::kZeros;
+  enum class Kind { kZeros, kOnes, kNormal, kUniform } kind = Kind::kZeros;  // kUniform is centred on zero
   double standard_deviation = 0;
 };
 
@@ -77,11 +77,21 @@ enum class Phase { kTrain, kScore, kPrefill, kDecode };
 
 class LayerCache;  // keys and values of one attention layer; model/layer_cache.h
 
+// a, b, c of dlogits_k = a_k * onehot(target_k) + b_k * softmax(logits_k) + c_k * 1, each fp32 [K]. What an
+// objective that is linear in (logp, lse, mean_logit) knows before the forward. Cross-entropy with weights w
+// and smoothing s over V entries: a = -(1 - s) w, b = w, c = -s w / V.
+struct TokenCoefficients {
+  at::Tensor a_K, b_K, c_K;
+};
+
 struct UnitContext {
   const MicroBatch* batch = nullptr;
   Phase phase = Phase::kTrain;
   RngKey rng;                    // of (seed, step, m, node): same on recompute and on any world
   LayerCache* cache = nullptr;   // kPrefill and kDecode only; owned by generation, one per node
+  // Set: the head makes its gradients in the forward pass, and its Tape::Backward ignores grad_outputs (which may
+  // then be undefined). Only the head reads it; it must live until Record returns.
+  const TokenCoefficients* coefficients = nullptr;
 };
 
 // Tensors of one node's parameters, in Node::params order. Logical shapes; views into buckets.
@@ -124,7 +134,8 @@ class Unit {
   virtual Values Forward(const UnitContext& context, const Params& params, const Values& in) const = 0;
   // Forward that can be followed by Backward. `needs_grad[i]`: whether input i needs a gradient; a parameter
   // needs one where the sink of Backward will have a slot, told here by `trainable[i]`. The default runs
-  // autograd over Forward on detached leaves; override for a hand-written backward.
+  // autograd over Forward on detached leaves; override for a hand-written backward. `context.batch` must live
+  // as long as the tape. kNothing: no gradient may be asked for; Backward of its tape is a programmer's error.
   virtual std::unique_ptr<Tape> Record(const UnitContext& context, const Params& params,
                                        const std::vector<bool>& trainable, const Values& in,
                                        const std::vector<bool>& needs_grad, Save save) const;
@@ -132,6 +143,8 @@ class Unit {
 
 enum class Presence { kAlways, kIfImages };  // decided from the step header, not per rank
 
+// A node on which no wanted result depends (vision.post, blocks above the feature layer) exists for its parameters:
+// a schedule leaves it out, its parameters have no gradient and the optimizer skips them, as torch does.
 struct Node {
   std::string name;  // "llm.blocks.3": what the job file's block ranges resolve against
   std::unique_ptr<Unit> unit;
