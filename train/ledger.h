@@ -1,0 +1,41 @@
+// Bytes by class: what is resident, and what has been communicated. Tests compare it with formulas for each
+// zero level, which is what makes a sharding, a freeze or a recompute that does nothing impossible.
+#ifndef VLM_TRAIN_LEDGER_H_
+#define VLM_TRAIN_LEDGER_H_
+
+#include <cstdint>
+#include <string>
+
+namespace vlm::train {
+
+// Resident bytes of one rank. With W ranks, P and F padded elements of trainable and frozen buckets, S elements of
+// gradient slots, c bytes of the compute type:
+//               zero 0             zero 2
+//   parameters  c (P + F)          c (P + F)
+//   gradients   c S + 4 P          c S + 4 P / W
+//   master      bf16: 4 P, fp32: 0 bf16: 4 P / W, fp32: 0 (a view of the parameters)
+//   moments     8 P                8 P / W
+// P, in gradients, master and moments, counts reached buckets only.
+struct ResidentBytes {
+  int64_t parameters = 0, gradients = 0, master = 0, moments = 0;
+  int64_t activations = 0;  // peak within the last micro-batch, when measured
+  int64_t scratch = 0;      // peak of one collective's temporary buffers (saving)
+};
+
+// Payload bytes this rank received since the start. Per bucket of n elements:
+//   reduce-scatter, per micro-step   c n (W - 1) / W
+//   parameters, zero 2, per step     c n (W - 1) / W
+//   gradients, zero 0, per step      4 n (W - 1) / W
+struct CommunicatedBytes {
+  int64_t reduced = 0, gathered_parameters = 0, gathered_gradients = 0, gathered_state = 0;
+};
+
+struct Ledger {
+  ResidentBytes resident;
+  CommunicatedBytes communicated;
+  std::string ToString() const;  // one line per class, for logs
+};
+
+}  // namespace vlm::train
+
+#endif  // VLM_TRAIN_LEDGER_H_

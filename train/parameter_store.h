@@ -1,0 +1,142 @@
+// Owns parameters, gradients and optimizer state of one set of weights, in flat buckets.
+//
+// Zero 2: parameters resident on every rank, gradients reduce-scattered into fp32 accumulator shards, masters
+// and moments sharded; a bucket the optimizer wrote is stale elsewhere and gathered by the next Acquire.
+// Zero 0: everything replicated; the accumulator shards are all-gathered and every rank updates everything. The
+// arithmetic is the same, so the bits are.
+#ifndef VLM_TRAIN_PARAMETER_STORE_H_
+#define VLM_TRAIN_PARAMETER_STORE_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "model/graph.h"
+#include "train/buckets.h"
+#include "train/collective.h"
+#include "train/communication_queue.h"
+#include "train/ledger.h"
+
+namespace vlm::train {
+
+enum class ZeroLevel { kZero0 = 0, kZero2 = 2 };
+
+struct StoreOptions {
+  ZeroLevel zero = ZeroLevel::kZero2;
+  at::ScalarType compute = at::kFloat;  // kFloat or kBFloat16
+  at::Device device = at::kCPU;
+};
+
+// What the optimizer reads and writes on this rank: elements [begin, end) of a bucket, 1-d fp32 tensors.
+struct OptimizerShard {
+  int64_t begin = 0, end = 0;
+  at::Tensor master, first_moment, second_moment, gradient;
+};
+
+// One thread (the step's), except that submitted calls run on the queue's. Collective methods must be called by
+// every rank in the same order. graph, collective and queue outlive the store; graph is not changed meanwhile.
+class ParameterStore {
+ public:
+  // Collective (allocates). Parameters, masters and moments start as zeros. INVALID_ARGUMENT: another compute type;
+  // errors of Collective::Allocate.
+  static absl::StatusOr<std::unique_ptr<ParameterStore>> Create(const model::Graph* graph,
+                                                                std::vector<BucketSpec> buckets,
+                                                                const StoreOptions& options, Collective* collective,
+                                                                CommunicationQueue* queue);
+
+  // Makes the bucket's parameters current on this rank: gathers only where stale, else a complete ticket.
+  // Collective where stale. Acquisitions are counted; each needs one Release.
+  Ticket Acquire(BucketId bucket);
+  void Release(BucketId bucket);
+  // Fresh leaf views of a node's parameters, in Node::params order, logical shapes, requires_grad false. They share
+  // the bucket's version counter, so autograd notices a later write. FAILED_PRECONDITION naming the bucket unless
+  // it is acquired and current.
+  absl::StatusOr<model::Params> Views(model::NodeId node) const;
+
+  // Slots for a node's trainable parameters (undefined for frozen ones), compute type, logical shape. A bucket's slot
+  // is zeroed at its first use after a reduction; waits for the reduction that last used the slot's memory.
+  absl::StatusOr<model::GradSink> Gradients(model::NodeId node);
+  // accumulator shard += this micro-step's contributions in rank order. Collective. This rank contributes when
+  // Gradients() has opened the bucket's slot since the last reduction.
+  Ticket ReduceAccumulate(BucketId bucket);
+
+  // After the last micro-step: makes accumulated gradients ready for the optimizer. Zero 0 gathers `reached`
+  // buckets. Collective. Waits for all reductions.
+  absl::Status FinishGradients(const std::vector<bool>& reached);
+  OptimizerShard Shard(BucketId bucket) const;
+  // After the optimizer wrote the master: refreshes the parameters, bumps the version, marks other shards stale.
+  // FAILED_PRECONDITION while the bucket is acquired.
+  absl::Status Updated(BucketId bucket);
+  void ClearGradients();
+  int64_t optimizer_steps(BucketId bucket) const { return buckets_state_[bucket].optimizer_steps; }
+  void set_optimizer_steps(BucketId bucket, int64_t steps) { buckets_state_[bucket].optimizer_steps = steps; }
+
+  // Loading and initialisation: every rank writes the same values. `value` fp32 or the compute type, any shape with
+  // the right number of elements; parameters and, where kept, this rank's masters are set, the version bumped.
+  // FAILED_PRECONDITION while acquired, INVALID_ARGUMENT on a wrong size.
+  absl::Status WriteParameter(model::ParamId param, const at::Tensor& value);
+  // A copy in the compute type, logical shape. FAILED_PRECONDITION when stale: Acquire its bucket first.
+  absl::StatusOr<at::Tensor> ReadParameter(model::ParamId param) const;
+  // A full copy of one fp32 buffer of a bucket on every rank, from whoever owns the parts. Collective.
+  enum class State { kMaster, kFirstMoment, kSecondMoment };
+  absl::StatusOr<at::Tensor> GatherState(BucketId bucket, State state);
+  // This rank's shard of a state buffer, for loading.
+  at::Tensor StateShard(BucketId bucket, State state) const;
+  // After loading masters into StateShard: nothing is communicated, since weights were written on every rank.
+  bool has_separate_master() const { return options_.compute != at::kFloat; }
+
+  const model::Graph& graph() const { return *graph_; }
+  const std::vector<BucketSpec>& buckets() const { return buckets_; }
+  const StoreOptions& options() const { return options_; }
+  BucketId BucketOf(model::ParamId param) const { return location_[param].bucket; }
+  int rank() const { return collective_->rank(); }
+  int world() const { return collective_->world(); }
+  CommunicationQueue* queue() { return queue_; }
+  Collective* collective() { return collective_; }
+  const Ledger& ledger() const { return ledger_; }
+  Ledger* mutable_ledger() { return &ledger_; }
+
+ private:
+  struct Location {
+    BucketId bucket = -1;
+    int64_t offset = 0;
+  };
+  struct BucketState {
+    at::Tensor parameters;             // numel, compute type
+    at::Tensor accumulator;            // fp32: zero 0 numel, zero 2 numel / world
+    at::Tensor master, first_moment, second_moment;  // of [begin, end)
+    int64_t begin = 0, end = 0;        // what this rank's optimizer owns
+    int64_t optimizer_steps = 0;
+    int acquisitions = 0;
+    bool stale = false;
+    bool slot_open = false;
+    Ticket gathered;
+  };
+  ParameterStore(const model::Graph* graph, std::vector<BucketSpec> buckets, const StoreOptions& options,
+                 Collective* collective, CommunicationQueue* queue);
+  absl::Status AllocateBucket(BucketId id);
+  absl::Status AllocateSlots();
+  absl::StatusOr<at::Tensor> Slot(BucketId bucket);
+  at::Tensor MyShard(const at::Tensor& full) const;
+  int64_t ReceivedBytes(int64_t numel, int64_t element_bytes) const;
+
+  const model::Graph* const graph_;
+  const std::vector<BucketSpec> buckets_;
+  const StoreOptions options_;
+  Collective* const collective_;
+  CommunicationQueue* const queue_;
+  std::vector<Location> location_;     // by parameter
+  std::vector<BucketState> buckets_state_;
+  SlotPlan slot_plan_;
+  std::vector<at::Tensor> slots_;      // by slot
+  std::vector<Ticket> slot_reduced_;   // by slot: the reduction that reads it
+  Ledger ledger_;
+};
+
+}  // namespace vlm::train
+
+#endif  // VLM_TRAIN_PARAMETER_STORE_H_

@@ -1,0 +1,64 @@
+// The order of one micro-step as data: which bucket is made current when, which node runs, what is reduced.
+//
+// The same for every rank of a micro-step, so its hash can be compared; a rank without a micro-batch, or without
+// images, skips the nodes and still joins the communication. Overlap moves no operation: it only decides whether
+// communication runs inline or beside the following operations until the next wait.
+#ifndef VLM_TRAIN_SCHEDULE_H_
+#define VLM_TRAIN_SCHEDULE_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model/graph.h"
+#include "train/buckets.h"
+#include "train/step_header.h"
+
+namespace vlm::train {
+
+// What a run is for.
+struct Wanted {
+  bool parameter_gradients = true;              // false: scoring
+  std::vector<model::ValueId> value_gradients;  // also return gradients of these values
+  std::vector<model::ValueId> results;          // empty: the graph's results
+  std::vector<model::ValueId> feeds;            // given values: the nodes only they need are not run
+};
+
+struct Op {
+  enum class Kind { kAcquire, kWait, kForward, kBackward, kReduce, kRelease, kFree } kind;
+  int32_t id = 0;  // a bucket, a node (forward, backward) or a value (free)
+  friend bool operator==(const Op&, const Op&) = default;
+};
+
+struct PlanOptions {
+  int prefetch = 1;        // buckets made current ahead of the node that needs them
+  bool recompute = false;  // nodes save their inputs and run forward again in backward
+};
+
+struct Schedule {
+  std::vector<Op> ops;
+  std::vector<model::Save> save;        // by node: what its forward keeps
+  std::vector<bool> needs_grad;         // by value: whether backward computes its gradient
+  std::vector<model::ValueId> results;  // kept after the run
+  std::vector<model::ValueId> value_gradients;
+  std::vector<model::ValueId> feeds;
+  std::vector<bool> reduced;            // by bucket: whether this schedule reduces it
+  bool parameter_gradients = true;
+  bool images = false;
+
+  std::string Hash() const;             // 16 hex digits over the canonical form
+  std::string ToString(const model::Graph& graph, const std::vector<BucketSpec>& buckets) const;
+};
+
+// Pure. `images`: whether any rank has images in this micro-step (StepHeader::HasImages); without them, nodes that are
+// present only with images are left out and their values are absent.
+//
+// A value needs a gradient when a trainable parameter or a wanted value lies above it and a result below. Backward runs
+// in reverse node order, which is also the order in which gradients of a value with several consumers are added. A
+// bucket is reduced after the backward of its first user, the last one to run (a tied head waits for the embedding).
+Schedule Plan(const model::Graph& graph, const std::vector<BucketSpec>& buckets, const Wanted& wanted, bool images,
+              const PlanOptions& options);
+
+}  // namespace vlm::train
+
+#endif  // VLM_TRAIN_SCHEDULE_H_

@@ -1,0 +1,59 @@
+// What every rank tells the others about its micro-batches of a step before anyone runs it.
+#ifndef VLM_TRAIN_STEP_HEADER_H_
+#define VLM_TRAIN_STEP_HEADER_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/status.h"
+#include "model/graph.h"
+#include "train/collective.h"
+
+namespace vlm::train {
+
+struct MicroBatchHeader {
+  int64_t global_index = 0;   // m
+  model::Counts counts;
+  double target_weight = 0;   // sum of the target weights, added in fp64 in order
+  int64_t dropped = 0;        // samples whose targets were zeroed (a picture that could not be read)
+  friend bool operator==(const MicroBatchHeader&, const MicroBatchHeader&);
+};
+
+// One rank's micro-batches, ascending m, each m mod world == rank.
+struct RankHeader {
+  uint64_t step = 0;
+  std::string plan_hash;      // of the schedules this rank will run; at most 64 bytes
+  std::vector<MicroBatchHeader> micro_batches;
+};
+
+// The whole step, the same on every rank.
+struct StepHeader {
+  uint64_t step = 0;
+  std::vector<MicroBatchHeader> micro_batches;  // all, in order of m
+  double target_weight = 0;                     // the global denominator: summed in order of m
+  model::Counts totals;
+  int64_t dropped = 0;
+
+  int64_t MicroSteps(int world) const;
+  // Whether any rank's micro-batch of this micro-step has images.
+  bool HasImages(int64_t micro_step, int world) const;
+};
+
+// The header entry of a micro-batch; `dropped` as counted by the loader.
+MicroBatchHeader Describe(const model::MicroBatch& batch, int64_t dropped);
+
+// Collective (AllGatherBytes). The same error on every rank: FAILED_PRECONDITION when two ranks disagree about step or
+// plan (the message names both), INVALID_ARGUMENT when the micro-batches are not 0..M-1 dealt to rank m mod world or
+// when no micro-batch has a target weight, i.e. the denominator would be 0. Errors of the collective as they are.
+absl::StatusOr<StepHeader> ExchangeHeader(const RankHeader& mine, Collective* collective);
+
+// The pure halves of ExchangeHeader.
+std::string EncodeRankHeader(const RankHeader& header);
+absl::StatusOr<RankHeader> DecodeRankHeader(std::string_view bytes);
+absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank);
+
+}  // namespace vlm::train
+
+#endif  // VLM_TRAIN_STEP_HEADER_H_
