@@ -1,0 +1,85 @@
+// A rank's asynchronous saves: training hands over snapshots and goes on while they are written and reported.
+#ifndef VLM_CHECKPOINT_CLIENT_STEP_WRITER_H_
+#define VLM_CHECKPOINT_CLIENT_STEP_WRITER_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/file_system.h"
+#include "base/status.h"
+#include "checkpoint/client/checkpoint_client.h"
+#include "checkpoint/format/safetensors.h"
+
+namespace vlm::checkpoint {
+
+// Takes the next bytes of a file; an error must be passed on by the producer.
+using ByteSink = std::function<absl::Status(std::span<const std::byte>)>;
+
+// One file of a save. Either a safetensors file (`tensors` and `produce_tensor`) or plain bytes (`contents`).
+// Producers run later, on the writer's thread: they own, or share, the snapshot they read.
+struct FileToWrite {
+  std::string name;  // relative to the step's folder; one file, one rank
+  std::vector<TensorSpec> tensors;
+  std::map<std::string, std::string> metadata;
+  // Appends exactly tensor.bytes() bytes. Called once per tensor, in the file's order.
+  std::function<absl::Status(const TensorEntry& tensor, const ByteSink& sink)> produce_tensor;  // empty: plain
+  std::string contents;
+};
+
+struct SaveResult {
+  absl::Status status;
+  bool committed = false;  // the whole step, as far as this rank was told
+  uint64_t bytes = 0;
+  absl::Duration duration;
+};
+
+struct Save {
+  StepToBegin step;            // as given to BeginStep
+  std::string folder;          // as answered by it
+  int rank = 0;
+  std::vector<FileToWrite> files;
+  std::vector<FileClaim> written;  // files of this rank already durable in the folder, sums included (AddSums)
+  uint64_t snapshot_bytes = 0;     // memory the producers hold until the save ends
+  bool wait_for_commit = false;    // the save ends when the whole step is committed, not just this part
+  std::function<void(const SaveResult&)> done;  // on the writer's thread; may be empty
+};
+
+struct StepWriterOptions {
+  uint64_t bytes_in_flight_max = uint64_t{16} << 30;   // snapshots held at once, over all saves
+  absl::Duration retry_for = absl::Minutes(10);        // AddPart while the service is away
+  absl::Duration retry_first = absl::Milliseconds(50); // doubles up to retry_most
+  absl::Duration retry_most = absl::Seconds(2);
+};
+
+// Thread-safe. One thread writes the saves one after another, in order.
+class StepWriter {
+ public:
+  // All must outlive the writer.
+  StepWriter(FileSystem* files, const CheckpointClient* client, const Clock* clock, StepWriterOptions options);
+  // Finishes the running save's current file, drops the rest (CANCELLED).
+  ~StepWriter();
+
+  // Queues a save and returns at once. RESOURCE_EXHAUSTED when its snapshot and those in flight are more than the
+  // limit: skip it and go on. INVALID_ARGUMENT for a save without folder or with a repeated file name.
+  absl::Status Start(Save save);
+
+  // Waits until nothing is in flight; the first error since the last Wait, if any.
+  absl::Status Wait();
+
+  int saves_in_flight() const;
+
+ private:
+  class Worker;
+  const std::unique_ptr<Worker> worker_;
+};
+
+}  // namespace vlm::checkpoint
+
+#endif  // VLM_CHECKPOINT_CLIENT_STEP_WRITER_H_
