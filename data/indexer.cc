@@ -1,0 +1,108 @@
+#include "data/indexer.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/digest.h"
+#include "data/conversation.h"
+#include "data/image/image.h"
+#include "data/record_file.h"
+
+namespace vlm::data {
+namespace {
+
+constexpr uint64_t kReadBytes = 1 << 20;
+
+absl::Status CheckPictures(const ReadableFile& file, const RecordPlace& place) {
+  constexpr uint32_t kHeaderBytes = 64 << 10;  // enough for the headers of JPEG and PNG with usual metadata
+  for (const Span& image : place.images) {
+    VLM_ASSIGN_OR_RETURN(const std::string head, ReadSpan(file, {image.offset, std::min(image.bytes, kHeaderBytes)}));
+    absl::StatusOr<ImageHeader> header = ReadImageHeader(std::as_bytes(std::span(head.data(), head.size())));
+    if (!header.ok() && image.bytes > kHeaderBytes) {
+      VLM_ASSIGN_OR_RETURN(const std::string whole, ReadSpan(file, image));
+      header = ReadImageHeader(std::as_bytes(std::span(whole.data(), whole.size())));
+    }
+    VLM_RETURN_IF_ERROR(header.status());
+  }
+  return absl::OkStatus();
+}
+
+// The sample's lengths, or why it is rejected.
+absl::StatusOr<SampleRecord> Measure(const ReadableFile& file, const RecordPlace& place, const RenderSettings& render,
+                                     const ChatTemplate& chat_template) {
+  VLM_ASSIGN_OR_RETURN(const std::string json, ReadSpan(file, place.json));
+  VLM_ASSIGN_OR_RETURN(const Conversation conversation,
+                       ParseConversation(json, static_cast<int>(place.images.size())));
+  if (!place.images.empty() && render.image_tokens == 0) {
+    return absl::InvalidArgumentError("sample has a picture, but the index has no image settings");
+  }
+  VLM_RETURN_IF_ERROR(CheckPictures(file, place));
+  VLM_ASSIGN_OR_RETURN(Sample sample, chat_template.Render(conversation, {.image_tokens = render.image_tokens}));
+  const int64_t dropped = Truncate(&sample, render.context);
+  if (sample.targets() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("no target is left after cutting ", dropped,
+                                                   " positions to the context of ", render.context));
+  }
+  SampleRecord record{};
+  record.json_offset = place.json.offset;
+  record.json_bytes = place.json.bytes;
+  record.tokens = static_cast<uint32_t>(sample.tokens());
+  record.targets = static_cast<uint32_t>(sample.targets());
+  record.images = static_cast<uint32_t>(place.images.size());
+  return record;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> FileDigest(const ReadableFile& file) {
+  Sha256 sha;
+  std::string buffer;
+  for (uint64_t offset = 0; offset < file.size(); offset += kReadBytes) {
+    buffer.resize(std::min(kReadBytes, file.size() - offset));
+    VLM_RETURN_IF_ERROR(file.ReadAt(offset, std::as_writable_bytes(std::span(buffer.data(), buffer.size()))));
+    sha.Update(std::string_view(buffer));
+  }
+  return sha.Finish().Hex();
+}
+
+absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const std::string& path, const std::string& source,
+                                    const RenderSettings& render, const ChatTemplate& chat_template) {
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, files->Open(path));
+  VLM_ASSIGN_OR_RETURN(const std::vector<RecordPlace> places, ListRecords(path, *file));
+  FileIndex index;
+  VLM_ASSIGN_OR_RETURN(std::string digest, FileDigest(*file));
+  index.file = {path, file->size(), std::move(digest), source};
+  for (const RecordPlace& place : places) {
+    absl::StatusOr<SampleRecord> record = Measure(*file, place, render, chat_template);
+    if (!record.ok()) {
+      ++index.rejected_count;
+      if (index.rejected.size() < Manifest::kRejectedKept) {
+        index.rejected.push_back({path, place.line, std::string(record.status().message())});
+      }
+      continue;
+    }
+    record->first_image = static_cast<uint32_t>(index.images.size());
+    for (const Span& image : place.images) index.images.push_back({image.offset, image.bytes, 0});
+    index.samples.push_back(*record);
+  }
+  return index;
+}
+
+absl::Status ForEachText(FileSystem* files, const std::string& path,
+                         const std::function<void(std::string_view)>& visit) {
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, files->Open(path));
+  VLM_ASSIGN_OR_RETURN(const std::vector<RecordPlace> places, ListRecords(path, *file));
+  for (const RecordPlace& place : places) {
+    VLM_ASSIGN_OR_RETURN(const std::string json, ReadSpan(*file, place.json));
+    const absl::StatusOr<Conversation> conversation =
+        ParseConversation(json, static_cast<int>(place.images.size()));
+    if (!conversation.ok()) return Annotate(conversation.status(), absl::StrCat(path, ":", place.line));
+    if (!conversation->text.empty()) visit(conversation->text);
+    for (const Message& message : conversation->messages) {
+      for (const ContentPart& part : message.content) {
+        if (part.kind == ContentPart::Kind::kText) visit(part.text);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace vlm::data

@@ -1,0 +1,41 @@
+// Files of records: WebDataset tar shards and JSON lines, seen as a list of places to read.
+#ifndef VLM_DATA_RECORD_FILE_H_
+#define VLM_DATA_RECORD_FILE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/file_system.h"
+#include "base/status.h"
+
+namespace vlm::data {
+
+struct Span {
+  uint64_t offset = 0;
+  uint32_t bytes = 0;
+};
+
+// Where one record's JSON and pictures lie in its file. JSON lines hold no pictures.
+struct RecordPlace {
+  Span json;
+  std::vector<Span> images;
+  uint64_t line = 0;  // of a JSON-lines file, from 1; of a tar, the record's number from 1
+};
+
+// Lists the records of a .tar or .jsonl file in file order, without keeping contents. INVALID_ARGUMENT or
+// DATA_LOSS names the file and the offset or line: cut short, damaged, a sample without .json, an unknown
+// ending.
+absl::StatusOr<std::vector<RecordPlace>> ListRecords(const std::string& path, const ReadableFile& file);
+
+absl::StatusOr<std::string> ReadSpan(const ReadableFile& file, const Span& span);
+
+// Files that match `pattern` (`*` and `?` within one folder level), sorted; relative patterns start at `root`.
+// NOT_FOUND when nothing matches; PERMISSION_DENIED for a pattern that leaves `root`.
+absl::StatusOr<std::vector<std::string>> ResolvePattern(FileSystem* files, const std::string& root,
+                                                        const std::string& pattern);
+
+}  // namespace vlm::data
+
+#endif  // VLM_DATA_RECORD_FILE_H_

@@ -1,0 +1,129 @@
+#include "data/loader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "data/indexer.h"
+#include "data/shapes/shapes_generator.h"
+#include "tests/unit/data/shapes_tokenizer.h"
+
+namespace vlm::data {
+namespace {
+
+// A generated shard, indexed: pictures and plain text mixed.
+class LoaderTest : public ::testing::Test {
+ protected:
+  static constexpr int kSize = 24;
+
+  void SetUp() override {
+    folder_ = testing::TempDir() + "/loader-" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    ASSERT_TRUE(RemoveTree(PosixFileSystem(), folder_).ok());
+    ASSERT_TRUE(MakeDirectories(PosixFileSystem(), folder_).ok());
+    generator_ = *ShapesGenerator::Create({.seed = 3});
+    const RenderSettings render = {"digest", "chatml", kSize, 16, 128};
+    std::vector<FileIndex> indexes = {Index(ShapesSplit::kQuestions, "questions", 40, render),
+                                      Index(ShapesSplit::kSentences, "sentences", 40, render)};
+    manifest_ = MergeIndexes(render, {"questions", "sentences"}, std::move(indexes));
+    absl::StatusOr<std::unique_ptr<SampleReader>> reader =
+        SampleReader::Create(PosixFileSystem(), &manifest_, template_.get(), {.size = kSize});
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    reader_ = *std::move(reader);
+  }
+
+  FileIndex Index(ShapesSplit split, const std::string& source, uint64_t samples, const RenderSettings& render) {
+    const std::string path = folder_ + "/" + source + ".tar";
+    std::unique_ptr<WritableFile> file = *PosixFileSystem()->Create(path);
+    EXPECT_TRUE(WriteShapesShard(*generator_, split, 0, samples, file.get()).ok());
+    EXPECT_TRUE(file->Close().ok());
+    absl::StatusOr<FileIndex> index = IndexFile(PosixFileSystem(), path, source, render, *template_);
+    VLM_CHECK(index.ok(), std::string(index.status().message()));
+    return *std::move(index);
+  }
+
+  BatchPlan Plan(bool packing) {
+    return *BatchPlan::Create(&manifest_, {.seed = 9,
+                                           .mixture = {{"questions", 1.0, 0}, {"sentences", 1.0, 0}},
+                                           .global_batch = 10,
+                                           .micro_batch = 3,
+                                           .packing = packing});
+  }
+
+  std::string folder_;
+  std::unique_ptr<ShapesGenerator> generator_;
+  std::unique_ptr<Tokenizer> tokenizer_ = TrainSmallTokenizer();
+  std::unique_ptr<ChatTemplate> template_ = *NewChatTemplate("chatml", tokenizer_.get());
+  Manifest manifest_;
+  std::unique_ptr<SampleReader> reader_;
+};
+
+TEST_F(LoaderTest, IndexAgreesWithWhatIsLoaded) {
+  EXPECT_EQ(manifest_.samples.size(), 80u);
+  EXPECT_EQ(manifest_.rejected_count, 0u);
+  for (uint64_t i = 0; i < manifest_.samples.size(); ++i) {
+    const absl::StatusOr<SampleReader::Loaded> loaded = reader_->Read(i);
+    ASSERT_TRUE(loaded.ok()) << loaded.status();
+    EXPECT_EQ(loaded->sample.tokens(), manifest_.samples[i].tokens);
+    EXPECT_EQ(loaded->sample.targets(), manifest_.samples[i].targets);
+    EXPECT_EQ(loaded->images.size(), manifest_.samples[i].images);
+  }
+}
+
+TEST_F(LoaderTest, AnyNumberOfRanksSeesTheSameMicroBatches) {
+  for (const bool packing : {false, true}) {
+    std::map<std::pair<uint64_t, uint32_t>, std::vector<int64_t>> one, many;
+    std::vector<Digest> digests_one, digests_many;
+    for (const int world : {1, 3}) {
+      for (int rank = 0; rank < world; ++rank) {
+        const std::unique_ptr<Loader> loader =
+            Loader::Start(Plan(packing), reader_.get(), {}, 1, {.rank = rank, .world = world, .threads = 2});
+        for (uint64_t step = 1; step <= 6; ++step) {
+          const absl::StatusOr<Loader::Step> loaded = loader->Next();
+          ASSERT_TRUE(loaded.ok()) << loaded.status();
+          EXPECT_EQ(loaded->step, step);
+          EXPECT_EQ(loaded->micro_batches, 4u);
+          if (rank == 0) (world == 1 ? digests_one : digests_many).push_back(loaded->samples);
+          for (const HostMicroBatch& batch : loaded->mine) {
+            EXPECT_EQ(batch.index % static_cast<uint32_t>(world), static_cast<uint32_t>(rank));
+            EXPECT_EQ(batch.pixels.size(), static_cast<size_t>(batch.images * 3 * kSize * kSize));
+            EXPECT_EQ(batch.image_row_V.size(), static_cast<size_t>(batch.images * 16));
+            (world == 1 ? one : many)[{step, batch.index}] = batch.ids_N;
+          }
+        }
+      }
+    }
+    EXPECT_EQ(one.size(), 24u);
+    EXPECT_EQ(one, many);
+    EXPECT_EQ(digests_one, digests_many);
+  }
+}
+
+TEST_F(LoaderTest, ResumesInTheMiddle) {
+  const std::unique_ptr<Loader> whole = Loader::Start(Plan(true), reader_.get(), {}, 1, {});
+  Cursor cursor;
+  for (int step = 0; step < 3; ++step) cursor = whole->Next()->next;
+  const std::unique_ptr<Loader> resumed = Loader::Start(Plan(true), reader_.get(), cursor, 4, {});
+  const absl::StatusOr<Loader::Step> expected = whole->Next(), actual = resumed->Next();
+  ASSERT_TRUE(expected.ok() && actual.ok());
+  EXPECT_EQ(actual->step, 4u);
+  EXPECT_EQ(actual->samples, expected->samples);
+  EXPECT_EQ(actual->mine[0].pixels, expected->mine[0].pixels);
+}
+
+TEST_F(LoaderTest, AChangedFileIsNoticed) {
+  manifest_.files[0].bytes += 1;
+  EXPECT_EQ(SampleReader::Create(PosixFileSystem(), &manifest_, template_.get(), {.size = kSize}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(LoaderTest, ABrokenPictureStopsTheLoaderAndNamesItsPlace) {
+  for (ImageRecord& image : manifest_.images) image.bytes /= 2;
+  const std::unique_ptr<Loader> loader = Loader::Start(Plan(false), reader_.get(), {}, 1, {});
+  absl::Status status;
+  for (int step = 0; status.ok() && step < 10; ++step) status = loader->Next().status();
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("questions.tar at offset"));
+}
+
+}  // namespace
+}  // namespace vlm::data
