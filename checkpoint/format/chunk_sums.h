@@ -6,6 +6,7 @@
 #define VLM_CHECKPOINT_FORMAT_CHUNK_SUMS_H_
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,7 +40,9 @@ class ChunkHasher {
   ChunkSums Finish();  // once
 
  private:
-  Sha256 chunk_;
+  void EndChunk();
+
+  std::unique_ptr<Sha256> chunk_ = std::make_unique<Sha256>();
   uint64_t chunk_bytes_ = 0;
   ChunkSums sums_;
 };

@@ -40,7 +40,7 @@ class DurableFileWriter {
 
  private:
   DurableFileWriter(FileSystem* files, std::string path) : files_(files), path_(std::move(path)) {}
-  absl::Status WriteSums(const ChunkSums& sums);
+  absl::Status Publish(const ChunkSums& sums);
 
   FileSystem* const files_;
   const std::string path_;

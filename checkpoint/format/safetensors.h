@@ -55,7 +55,7 @@ struct SafetensorsHeader {
 // header, or the header longer than the limit.
 absl::StatusOr<uint64_t> ParseHeaderLength(std::string_view first_bytes, uint64_t file_bytes);
 
-// Checks every rule: UTF-8 JSON that begins with '{', no duplicate key at any level, only the known fields,
+// Checks every rule: UTF-8 JSON that begins with "{", no duplicate key at any level, no missing field,
 // metadata of strings, known types, offsets that begin at 0, meet and end with the file, sizes that follow from
 // the shapes. `json` is the N bytes after the length. INVALID_ARGUMENT names the tensor and the rule.
 absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(std::string_view json, uint64_t file_bytes);

@@ -42,7 +42,7 @@ class SafetensorsReader {
  private:
   SafetensorsReader() = default;
   absl::Status ReadVerified(uint64_t offset, std::span<std::byte> out) const;
-  absl::Status VerifyChunk(uint64_t chunk) const;
+  absl::Status ReadChunk(uint64_t chunk, std::vector<std::byte>* buffer) const;
 
   std::string path_;
   std::unique_ptr<ReadableFile> file_;

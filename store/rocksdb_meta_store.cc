@@ -1,0 +1,166 @@
+#include "store/rocksdb_meta_store.h"
+
+#include <fcntl.h>
+#include <rocksdb/db.h>
+#include <rocksdb/options.h>
+#include <rocksdb/slice.h>
+#include <rocksdb/write_batch.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace vlm::store {
+namespace {
+
+constexpr uint64_t kLogBytesMax = 16 << 20;          // replayed on open: bounds the restart
+constexpr size_t kWriteBufferBytes = 8 << 20;        // per family
+constexpr uint64_t kInfoLogBytesMax = 4 << 20;       // RocksDB's own text log
+constexpr int kInfoLogsMax = 4;
+
+rocksdb::Slice SliceOf(std::string_view bytes) { return rocksdb::Slice(bytes.data(), bytes.size()); }
+std::string_view ViewOf(const rocksdb::Slice& slice) { return std::string_view(slice.data(), slice.size()); }
+
+absl::Status ToStatus(const rocksdb::Status& status, std::string_view action, const std::string& path) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string message =
+      absl::StrCat(absl::string_view(action.data(), action.size()), " the database ", path, ": ", status.ToString());
+  if (status.IsNoSpace()) return absl::ResourceExhaustedError(message);
+  if (status.IsCorruption()) return absl::DataLossError(message);
+  return absl::InternalError(message);
+}
+
+// The process that holds RocksDB's lock, by asking the kernel about its LOCK file.
+std::optional<pid_t> LockHolder(const std::string& path) {
+  const int fd = open((path + "/LOCK").c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return std::nullopt;
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  const bool known = fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK && lock.l_pid > 0;
+  close(fd);
+  return known ? std::optional<pid_t>(lock.l_pid) : std::nullopt;
+}
+
+absl::Status OpenError(const rocksdb::Status& status, const std::string& path) {
+  const std::string text = status.ToString();
+  if (!status.IsIOError() || !absl::StrContains(text, "lock")) return ToStatus(status, "open", path);
+  // Only another process's lock is looked up: closing the file here would drop a lock of our own (POSIX).
+  if (absl::StrContains(text, "current process")) {
+    return absl::FailedPreconditionError(absl::StrCat("database is open already in this process: ", path));
+  }
+  const std::optional<pid_t> holder = LockHolder(path);
+  return absl::FailedPreconditionError(
+      absl::StrCat("database is in use by another process", holder ? absl::StrCat(" (pid ", *holder, ")") : "",
+                   "; stop it or choose another state folder: ", path));
+}
+
+rocksdb::DBOptions DatabaseOptions() {
+  rocksdb::DBOptions options;
+  options.create_if_missing = true;
+  options.create_missing_column_families = true;
+  options.max_total_wal_size = kLogBytesMax;
+  options.skip_stats_update_on_db_open = true;
+  options.skip_checking_sst_file_sizes_on_db_open = true;
+  options.max_open_files = 64;
+  options.max_background_jobs = 2;
+  options.max_log_file_size = kInfoLogBytesMax;
+  options.keep_log_file_num = kInfoLogsMax;
+  options.paranoid_checks = true;
+  return options;
+}
+
+class RocksDbMetaStore final : public MetaStore {
+ public:
+  RocksDbMetaStore(std::string path, std::unique_ptr<rocksdb::DB> db,
+                   std::map<std::string, rocksdb::ColumnFamilyHandle*, std::less<>> handles,
+                   std::set<std::string, std::less<>> families)
+      : path_(std::move(path)), db_(std::move(db)), handles_(std::move(handles)), families_(std::move(families)) {}
+
+  ~RocksDbMetaStore() override {
+    for (const auto& [name, handle] : handles_) db_->DestroyColumnFamilyHandle(handle).PermitUncheckedError();
+    db_->Close().PermitUncheckedError();  // every promise was kept by a synced commit
+  }
+
+  absl::Status Commit(const std::vector<Mutation>& mutations, Durability durability) override {
+    rocksdb::WriteBatch batch;
+    for (const Mutation& mutation : mutations) {
+      VLM_ASSIGN_OR_RETURN(rocksdb::ColumnFamilyHandle* const family, Family(mutation.family));
+      const rocksdb::Status added = mutation.value.has_value() ? batch.Put(family, mutation.key, *mutation.value)
+                                                               : batch.Delete(family, mutation.key);
+      VLM_RETURN_IF_ERROR(ToStatus(added, "build a batch for", path_));
+    }
+    rocksdb::WriteOptions options;
+    options.sync = durability == Durability::kSynced;
+    return ToStatus(db_->Write(options, &batch), "write to", path_);
+  }
+
+  absl::StatusOr<std::optional<std::string>> Get(std::string_view family, std::string_view key) const override {
+    VLM_ASSIGN_OR_RETURN(rocksdb::ColumnFamilyHandle* const handle, Family(family));
+    std::string value;
+    const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), handle, SliceOf(key), &value);
+    if (status.IsNotFound()) return std::optional<std::string>();
+    VLM_RETURN_IF_ERROR(ToStatus(status, "read from", path_));
+    return std::optional<std::string>(std::move(value));
+  }
+
+  absl::Status ScanFrom(std::string_view family, std::string_view prefix, std::string_view first,
+                        const Visitor& visitor) const override {
+    VLM_ASSIGN_OR_RETURN(rocksdb::ColumnFamilyHandle* const handle, Family(family));
+    const std::unique_ptr<rocksdb::Iterator> row(db_->NewIterator(rocksdb::ReadOptions(), handle));
+    for (row->Seek(SliceOf(std::max(prefix, first))); row->Valid(); row->Next()) {
+      if (!ViewOf(row->key()).starts_with(prefix) || !visitor(ViewOf(row->key()), ViewOf(row->value()))) break;
+    }
+    return ToStatus(row->status(), "scan", path_);
+  }
+
+ private:
+  absl::StatusOr<rocksdb::ColumnFamilyHandle*> Family(std::string_view name) const {
+    if (!families_.contains(name)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("store was opened without this family; add it to the list given on open: ", std::string(name)));
+    }
+    return handles_.find(name)->second;
+  }
+
+  const std::string path_;
+  const std::unique_ptr<rocksdb::DB> db_;
+  const std::map<std::string, rocksdb::ColumnFamilyHandle*, std::less<>> handles_;
+  const std::set<std::string, std::less<>> families_;  // those asked for
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MetaStore>> OpenRocksDbMetaStore(const RocksDbOptions& options) {
+  const rocksdb::DBOptions db_options = DatabaseOptions();
+  // RocksDB opens only with every family it holds, an older program's among them.
+  std::vector<std::string> existing;
+  const rocksdb::Status listed = rocksdb::DB::ListColumnFamilies(db_options, options.path, &existing);
+  if (!listed.ok() && !listed.IsPathNotFound() && !listed.IsIOError()) return ToStatus(listed, "read", options.path);
+  std::set<std::string> names(existing.begin(), existing.end());
+  names.insert(options.families.begin(), options.families.end());
+  names.insert(rocksdb::kDefaultColumnFamilyName);
+
+  rocksdb::ColumnFamilyOptions family_options;
+  family_options.write_buffer_size = kWriteBufferBytes;
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  for (const std::string& name : names) descriptors.emplace_back(name, family_options);
+
+  rocksdb::DB* opened = nullptr;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  const rocksdb::Status status = rocksdb::DB::Open(db_options, options.path, descriptors, &handles, &opened);
+  if (!status.ok()) return OpenError(status, options.path);
+  std::map<std::string, rocksdb::ColumnFamilyHandle*, std::less<>> by_name;
+  for (rocksdb::ColumnFamilyHandle* const handle : handles) by_name[handle->GetName()] = handle;
+  return std::make_unique<RocksDbMetaStore>(
+      options.path, std::unique_ptr<rocksdb::DB>(opened), std::move(by_name),
+      std::set<std::string, std::less<>>(options.families.begin(), options.families.end()));
+}
+
+}  // namespace vlm::store
