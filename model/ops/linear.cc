@@ -1,0 +1,161 @@
+#include "model/ops/linear.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+#include "model/ops/parallel.h"
+
+namespace vlm::model::ops {
+namespace {
+
+std::vector<at::Tensor> Weights(const Params& params, const LinearGroup& group) {
+  std::vector<at::Tensor> weights;
+  for (const LinearRef& linear : group) weights.push_back(params[linear.weight]);
+  return weights;
+}
+
+at::Tensor Bias(const Params& params, const LinearRef& linear) {
+  return linear.bias == kNone ? at::Tensor() : params[linear.bias];
+}
+
+// y[:, columns of the part] = x W^T + b, into a slice of an existing matrix.
+void LinearInto(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, at::Tensor y) {
+  if (bias.defined()) {
+    at::addmm_out(y, bias, x, weight.t());
+  } else {
+    at::mm_out(y, x, weight.t());
+  }
+}
+
+void AddProduct(at::Tensor slot, const at::Tensor& dy, const at::Tensor& x) {
+  if (slot.scalar_type() == x.scalar_type()) {
+    slot.addmm_(dy.t(), x);
+  } else {
+    slot.add_(at::mm(dy.t(), x));  // fp32 slot of a bf16 model
+  }
+}
+
+}  // namespace
+
+at::Tensor Adjacent(const std::vector<at::Tensor>& parts) {
+  const at::Tensor& first = parts.front();
+  if (!first.defined() || parts.size() == 1) return first;
+  int64_t rows = 0, next = first.storage_offset();
+  for (const at::Tensor& part : parts) {
+    if (!part.defined() || !part.is_contiguous() || part.dim() != first.dim() ||
+        part.scalar_type() != first.scalar_type() || part.storage_offset() != next ||
+        !part.storage().is_alias_of(first.storage()) || (part.dim() == 2 && part.size(1) != first.size(1))) {
+      return {};
+    }
+    rows += part.size(0);
+    next += part.numel();
+  }
+  if (first.dim() == 2) return first.as_strided({rows, first.size(1)}, {first.size(1), 1});
+  return first.as_strided({rows}, {1});
+}
+
+at::Tensor Linear(const Params& params, const LinearGroup& group, const at::Tensor& x_ND) {
+  if (group.size() == 1) {
+    return at::linear(x_ND, params[group[0].weight], Bias(params, group[0]));
+  }
+  if (c10::GradMode::is_enabled()) {
+    std::vector<at::Tensor> outputs;
+    for (const LinearRef& linear : group) {
+      outputs.push_back(at::linear(x_ND, params[linear.weight], Bias(params, linear)));
+    }
+    return at::cat(outputs, 1);
+  }
+  const std::vector<at::Tensor> weights = Weights(params, group);
+  const bool has_bias = group.front().bias != kNone;
+  if (at::Tensor weight = Adjacent(weights); weight.defined()) {
+    if (!has_bias) return at::linear(x_ND, weight);
+    std::vector<at::Tensor> biases;
+    for (const LinearRef& linear : group) biases.push_back(Bias(params, linear));
+    const at::Tensor bias = Adjacent(biases);
+    return at::linear(x_ND, weight, bias.defined() ? bias : at::cat(biases));
+  }
+  int64_t width = 0;
+  for (const at::Tensor& weight : weights) width += weight.size(0);
+  at::Tensor y = at::empty({x_ND.size(0), width}, x_ND.options());
+  int64_t column = 0;
+  for (size_t i = 0; i < group.size(); ++i) {
+    const int64_t outputs = weights[i].size(0);
+    LinearInto(x_ND, weights[i], Bias(params, group[i]), y.narrow(1, column, outputs));
+    column += outputs;
+  }
+  return y;
+}
+
+at::Tensor LinearAdd(const Params& params, LinearRef linear, const at::Tensor& x_ND, const at::Tensor& residual_NO) {
+  const at::Tensor& weight = params[linear.weight];
+  const at::Tensor bias = Bias(params, linear);
+  if (c10::GradMode::is_enabled()) return residual_NO + at::linear(x_ND, weight, bias);
+  if (!bias.defined()) return at::addmm(residual_NO, x_ND, weight.t());
+  return at::add(residual_NO, bias).addmm_(x_ND, weight.t());
+}
+
+at::Tensor LinearInputGradient(const Params& params, const LinearGroup& group, const at::Tensor& dy_NO) {
+  const std::vector<at::Tensor> weights = Weights(params, group);
+  if (at::Tensor weight = Adjacent(weights); weight.defined()) return at::mm(dy_NO, weight);
+  at::Tensor dx;
+  int64_t column = 0;
+  for (const at::Tensor& weight : weights) {
+    const at::Tensor dy = dy_NO.narrow(1, column, weight.size(0));
+    column += weight.size(0);
+    if (dx.defined()) {
+      dx.addmm_(dy, weight);
+    } else {
+      dx = at::mm(dy, weight);
+    }
+  }
+  return dx;
+}
+
+void AddLinearParameterGradients(const Params& params, const LinearGroup& group, const at::Tensor& dy_NO,
+                                 const at::Tensor& x_ND, GradSink* sink) {
+  std::vector<at::Tensor> slots;
+  bool bias_wanted = false;
+  for (const LinearRef& linear : group) {
+    slots.push_back(sink->slots[linear.weight]);
+    bias_wanted |= linear.bias != kNone && sink->slots[linear.bias].defined();
+  }
+  const at::Tensor bias_sum = bias_wanted ? ColumnSum(dy_NO) : at::Tensor();
+  const at::Tensor merged = Adjacent(slots);
+  if (merged.defined() && merged.size(0) == dy_NO.size(1)) AddProduct(merged, dy_NO, x_ND);
+  int64_t column = 0;
+  for (size_t i = 0; i < group.size(); ++i) {
+    const at::Tensor bias_slot = group[i].bias == kNone ? at::Tensor() : sink->slots[group[i].bias];
+    const int64_t width = params[group[i].weight].size(0);
+    if (!merged.defined() && slots[i].defined()) AddProduct(slots[i], dy_NO.narrow(1, column, width), x_ND);
+    if (bias_slot.defined()) bias_slot.add_(bias_sum.narrow(0, column, width));
+    column += width;
+  }
+}
+
+at::Tensor ColumnSum(const at::Tensor& y_NO) {
+  if (!y_NO.is_cpu() || y_NO.scalar_type() != at::kFloat || !y_NO.is_contiguous()) {
+    return y_NO.sum(0, /*keepdim=*/false, y_NO.scalar_type() == at::kBFloat16 ? at::kFloat : y_NO.scalar_type());
+  }
+  const int64_t rows = y_NO.size(0), width = y_NO.size(1);
+  const int64_t chunks = (rows + kRowsPerChunk - 1) / kRowsPerChunk;
+  at::Tensor partial = at::zeros({std::max<int64_t>(chunks, 1), width}, y_NO.options());
+  const float* source = y_NO.const_data_ptr<float>();
+  float* sums = partial.mutable_data_ptr<float>();
+  ParallelRows(chunks, 1, [=](int64_t begin, int64_t end) __attribute__((always_inline)) {
+    for (int64_t c = begin; c < end; ++c) {
+      float* sum = sums + c * width;
+      const int64_t last = std::min(rows, (c + 1) * kRowsPerChunk);
+      for (int64_t r = c * kRowsPerChunk; r < last; ++r) {
+        const float* row = source + r * width;
+#pragma omp simd
+        for (int64_t j = 0; j < width; ++j) sum[j] += row[j];
+      }
+    }
+  });
+  AddRowsInOrder(sums, chunks, width);
+  return partial[0];
+}
+
+}  // namespace vlm::model::ops
