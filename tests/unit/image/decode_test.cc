@@ -1,0 +1,157 @@
+// Decoding and encoding against a live Pillow.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "base/random.h"
+#include "data/image/image.h"
+#include "tests/unit/image/oracle.h"
+
+namespace vlm::data {
+namespace {
+
+using ::testing::HasSubstr;
+
+Image NoiseImage(int width, int height, uint64_t seed) {
+  Rng rng(RngKey{seed});
+  Image image{width, height, {}};
+  for (int i = 0; i < 3 * width * height; ++i) image.rgb.push_back(static_cast<uint8_t>(rng.Below(256)));
+  return image;
+}
+
+TEST(DecodeTest, EqualsPillowByteForByte) {
+  const std::string folder = EmptyFolder("decode");
+  ASSERT_TRUE(RunOracle("pillow_oracle.py", "decode", folder));
+  const nlohmann::json cases = Cases(folder);
+  ASSERT_GT(cases.size(), 90);
+  for (const auto& row : cases) {
+    const std::string name = row["name"];
+    const std::string file = Contents(folder + "/" + name);
+    const auto rule = row["transpose"].get<bool>() ? OrientationRule::kFollowExif : OrientationRule::kAsStored;
+    const auto image = DecodeImage(BytesOf(file), DecodeLimits{}, rule);
+    ASSERT_TRUE(image.ok()) << name << ": " << image.status();
+    const Image want = RawImage(folder + "/" + name + ".rgb", row["width"], row["height"]);
+    EXPECT_EQ(image->width, want.width) << name;
+    EXPECT_EQ(image->height, want.height) << name;
+    EXPECT_TRUE(image->rgb == want.rgb) << name;
+  }
+}
+
+TEST(DecodeTest, RefusesWhatPillowRefusesOfCutFiles) {
+  const std::string folder = EmptyFolder("damaged");
+  ASSERT_TRUE(RunOracle("pillow_oracle.py", "damaged", folder));
+  int accepted = 0, refused = 0;
+  for (const auto& row : Cases(folder)) {
+    const std::string name = row["name"];
+    const auto image = DecodeImage(BytesOf(Contents(folder + "/" + name)), DecodeLimits{});
+    ASSERT_EQ(image.ok(), row["accepted"].get<bool>())
+        << name << ", missing " << row["missing"] << " bytes: " << image.status();
+    if (image.ok()) {
+      ++accepted;
+      EXPECT_TRUE(image->rgb == RawImage(folder + "/" + name + ".rgb", 64, 48).rgb) << name;
+    } else {
+      ++refused;
+      EXPECT_EQ(image.status().code(), absl::StatusCode::kInvalidArgument) << name;
+    }
+  }
+  EXPECT_GT(refused, 250);
+  EXPECT_GT(accepted, 3);
+}
+
+TEST(DecodeTest, SizeIsCheckedFromTheHeaderBeforeMemoryIsTaken) {
+  // A valid start that claims 60,000 x 60,000 pixels; decoding it would take 10 GiB.
+  std::string jpeg = *EncodeJpeg(NoiseImage(8, 8, 1), 90);
+  const size_t frame = jpeg.find(std::string("\xFF\xC0", 2));
+  ASSERT_NE(frame, std::string::npos);
+  for (const size_t at : {frame + 5, frame + 7}) {
+    jpeg[at] = static_cast<char>(60'000 >> 8);
+    jpeg[at + 1] = static_cast<char>(60'000 & 0xFF);
+  }
+  const auto large = DecodeImage(BytesOf(jpeg), DecodeLimits{});
+  EXPECT_EQ(large.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(large.status().message()), HasSubstr("60000 x 60000"));
+
+  const std::string png = *EncodePng(NoiseImage(30, 20, 2));
+  EXPECT_TRUE(DecodeImage(BytesOf(png), DecodeLimits{600, 1 << 20}).ok());
+  const auto pixels = DecodeImage(BytesOf(png), DecodeLimits{599, 1 << 20});
+  EXPECT_EQ(pixels.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(pixels.status().message()), HasSubstr("30 x 20, limit 599 pixels"));
+  const auto bytes = DecodeImage(BytesOf(png), DecodeLimits{600, png.size() - 1});
+  EXPECT_EQ(bytes.status().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(DecodeTest, HeaderGivesFormatAndSizeWithoutDecoding) {
+  const std::string jpeg = *EncodeJpeg(NoiseImage(31, 17, 3), 80);
+  const auto header = ReadImageHeader(BytesOf(std::string_view(jpeg).substr(0, jpeg.size() - 40)));
+  ASSERT_TRUE(header.ok()) << header.status();
+  EXPECT_EQ(header->format, ImageFormat::kJpeg);
+  EXPECT_EQ(header->width, 31);
+  EXPECT_EQ(header->height, 17);
+  EXPECT_EQ(header->exif_orientation, 1);
+}
+
+TEST(DecodeTest, UnknownAndRefusedKindsAreNamed) {
+  const auto text = DecodeImage(BytesOf("GIF89a not one of ours"), DecodeLimits{});
+  EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(text.status().message()), HasSubstr("neither JPEG nor PNG"));
+  EXPECT_EQ(DecodeImage({}, DecodeLimits{}).status().code(), absl::StatusCode::kInvalidArgument);
+
+  std::string jpeg = *EncodeJpeg(NoiseImage(8, 8, 4), 90);
+  const size_t frame = jpeg.find(std::string("\xFF\xC0", 2));
+  jpeg[frame + 1] = static_cast<char>(0xC9);  // arithmetic coding
+  EXPECT_EQ(DecodeImage(BytesOf(jpeg), DecodeLimits{}).status().code(), absl::StatusCode::kUnimplemented);
+
+  std::string png = *EncodePng(NoiseImage(8, 8, 5));
+  png[png.find("IDAT") + 20] ^= 0x10;  // a wrong CRC
+  EXPECT_EQ(DecodeImage(BytesOf(png), DecodeLimits{}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// No input may crash, hang or take more than its limits.
+TEST(DecodeTest, SurvivesChangedBytes) {
+  Rng rng(RngKey{6});
+  const std::string files[] = {*EncodeJpeg(NoiseImage(20, 14, 6), 85), *EncodePng(NoiseImage(20, 14, 7))};
+  int decoded = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::string file = files[round % 2];
+    for (uint64_t i = 1 + rng.Below(4); i > 0; --i) {
+      file[rng.Below(file.size())] = static_cast<char>(rng.Below(256));
+    }
+    const auto image = DecodeImage(BytesOf(file), DecodeLimits{100'000, 1 << 20}, OrientationRule::kFollowExif);
+    if (!image.ok()) continue;
+    ++decoded;
+    EXPECT_EQ(image->rgb.size(), 3 * static_cast<size_t>(image->width) * static_cast<size_t>(image->height));
+  }
+  EXPECT_GT(decoded, 0);
+}
+
+TEST(EncodeTest, PillowReadsTheSamePixelsBack) {
+  const std::string folder = EmptyFolder("encoded");
+  int number = 0;
+  for (const auto& [width, height] : {std::pair{1, 1}, std::pair{17, 9}, std::pair{64, 48}}) {
+    const Image image = NoiseImage(width, height, 8);
+    const std::string raw(image.rgb.begin(), image.rgb.end());
+    const auto write = [&](const std::string& name, const absl::StatusOr<std::string>& file) {
+      ASSERT_TRUE(file.ok()) << file.status();
+      WriteContents(folder + "/" + name, *file);
+      WriteContents(folder + "/" + name + ".rgb", raw);
+    };
+    const std::string stem = std::to_string(number++);
+    write(stem + ".png", EncodePng(image));
+    write(stem + "_92_2.jpg", EncodeJpeg(image, 92, JpegSubsampling::k420));
+    write(stem + "_40_0.jpg", EncodeJpeg(image, 40, JpegSubsampling::k444));
+  }
+  EXPECT_TRUE(RunOracle("pillow_oracle.py", "encoded", folder));
+}
+
+TEST(EncodeTest, RefusesEmptyPicturesAndQualitiesOutsideTheScale) {
+  EXPECT_EQ(EncodePng(Image{}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EncodeJpeg(Image{}, 90).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EncodeJpeg(NoiseImage(4, 4, 9), 0).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EncodeJpeg(NoiseImage(4, 4, 9), 101).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EncodeJpeg(Image{4, 4, std::vector<uint8_t>(47)}, 90).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace vlm::data
