@@ -19,7 +19,7 @@ using Metadata = std::map<std::string, std::string>;
 struct CallOptions {
   absl::Duration deadline = absl::Seconds(10);  // for the whole call; streams have none
   bool wait_for_ready = false;                  // else UNAVAILABLE at once while not connected
-  Metadata metadata;
+  Metadata metadata = {};
 };
 
 // What one side of a stream sees. Calls for one stream never overlap and arrive in order, on a thread of the
