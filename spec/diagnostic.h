@@ -35,6 +35,9 @@ class Diagnostics {
  public:
   void Add(Diagnostic diagnostic);
   bool empty() const { return kept_.empty(); }
+  // No more are kept: a caller may save the work of making one.
+  bool full() const { return kept_.size() >= kDiagnosticsMax; }
+  int64_t count() const { return static_cast<int64_t>(kept_.size()) + dropped_; }
   // Sorted by source, line and column when a parse has ended.
   const std::vector<Diagnostic>& all() const { return kept_; }
   int64_t dropped() const { return dropped_; }

@@ -72,7 +72,7 @@ struct TrainSettings {
   int32_t micro_batch = 0;   // rows of one forward; part of the numerics
   bool packing = false;      // rows are packs of at most `context` tokens of the index
   AdamW optimizer;
-  std::map<std::string, double> lr;  // by group: llm, vision, connector; embedding when set apart from llm
+  std::map<std::string, double> lr;  // peak, by group: llm, vision, connector, embedding
   LearningRateSchedule schedule;
   double clip = 0;           // global gradient norm; 0: no clipping
   double label_smoothing = 0;

@@ -1,0 +1,92 @@
+#include "spec/canonical.h"
+
+#include <nlohmann/json.hpp>
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "spec/check.h"
+#include "spec/diagnostic.h"
+#include "spec/parse.h"
+#include "spec/schema.h"
+#include "spec/stage_json.h"
+#include "spec/yaml_node.h"
+
+namespace vlm::spec {
+namespace {
+
+using nlohmann::json;
+
+// Changes whenever the same digest must stop meaning the same settings.
+constexpr char kDigestPrefix[] = "vlm.stage/1\n";
+
+// JSON as the tree the checks work on. False when nested deeper than a job file may be.
+bool ToNode(const json& in, int depth, YamlNode* out) {
+  if (depth > kDepthMax) return false;
+  if (in.is_object()) {
+    out->kind = YamlNode::Kind::kMap;
+    for (const auto& [key, value] : in.items()) {
+      out->entries.push_back({key, {}, {}});
+      if (!ToNode(value, depth + 1, &out->entries.back().value)) return false;
+    }
+  } else if (in.is_array()) {
+    out->kind = YamlNode::Kind::kList;
+    for (const json& item : in) {
+      if (!ToNode(item, depth + 1, &out->items.emplace_back())) return false;
+    }
+  } else if (in.is_string()) {
+    *out = ScalarNode(in.get<std::string>(), {}, true);
+  } else if (!in.is_null()) {
+    *out = ScalarNode(in.dump(), {});
+  }
+  return true;
+}
+
+json Semantic(const json& in, const SchemaNode& schema, KindMask kinds) {
+  if (in.is_array()) {
+    json out = json::array();
+    for (const json& item : in) out.push_back(Semantic(item, *schema.Child("[]"), kinds));
+    return out;
+  }
+  if (!in.is_object()) return in;
+  json out = json::object();
+  for (const auto& [key, value] : in.items()) {
+    const SchemaNode* child = schema.Child(key);
+    if (child == nullptr) child = schema.Child("{}");
+    VLM_CHECK(child != nullptr && child->Row(kinds) != nullptr, key);
+    if (child->Row(kinds)->semantic) out[key] = Semantic(value, *child, kinds);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string StageToJson(const Stage& stage) { return ToJson(stage).dump(); }
+
+absl::StatusOr<Stage> StageFromJson(std::string_view text) {
+  if (text.size() > kJobBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("stage JSON is too large, bytes: ", text.size()));
+  }
+  const json in = json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (in.is_discarded() || !in.is_object()) return absl::InvalidArgumentError("stage JSON is not a JSON object");
+  YamlNode node;
+  Diagnostics diagnostics;
+  if (!ToNode(in, 1, &node)) return absl::InvalidArgumentError("stage JSON is nested too deeply");
+  const json checked = CheckStage(&node, &diagnostics);
+  VLM_RETURN_IF_ERROR(Annotate(diagnostics.ToStatus(), "stage JSON does not fit the schema"));
+  Stage stage = FromCheckedJson(checked);
+  // Catches what the schema would have filled in or spelled otherwise, and duplicate keys.
+  if (StageToJson(stage) != text) {
+    return absl::InvalidArgumentError("stage JSON is not in canonical form: was it written by another version?");
+  }
+  return stage;
+}
+
+Digest SemanticDigest(const Stage& stage) {
+  const json semantic = Semantic(ToJson(stage), *FindSchemaNode("spec.stages[]"), MaskOf(stage.kind));
+  return Sha256Of(absl::StrCat(kDigestPrefix, semantic.dump()));
+}
+
+}  // namespace vlm::spec
