@@ -125,6 +125,11 @@ class TokenizerOracleTest : public testing::Test {
             {{"role", "user"}, {"content", "and now "}}};
   }
 
+  void TrainingMakesTheSameEntriesAndMerges();
+  void OurFilesEncodeAndDecodeEquallyThere();
+  void AutoTokenizerOpensTheFolder();
+  void ChatTemplateRendersChatMlAndMarksAssistantTurns();
+
   static inline std::string folder_;
   static inline std::vector<Training>* trainings_ = nullptr;
   static inline Documents* texts_ = nullptr;
@@ -132,7 +137,7 @@ class TokenizerOracleTest : public testing::Test {
   static inline Json* answer_ = nullptr;
 };
 
-TEST_F(TokenizerOracleTest, TrainingMakesTheSameEntriesAndMerges) {
+void TokenizerOracleTest::TrainingMakesTheSameEntriesAndMerges() {
   ASSERT_EQ((*answer_)["trainings"].size(), trainings_->size());
   for (size_t i = 0; i < trainings_->size(); ++i) {
     const Training& training = (*trainings_)[i];
@@ -159,7 +164,7 @@ TEST_F(TokenizerOracleTest, TrainingMakesTheSameEntriesAndMerges) {
   }
 }
 
-TEST_F(TokenizerOracleTest, OurFilesEncodeAndDecodeEquallyThere) {
+void TokenizerOracleTest::OurFilesEncodeAndDecodeEquallyThere() {
   for (int i = 0; i < 3; ++i) {
     const Json& theirs = (*answer_)["encodings"][FileName(i)];
     SCOPED_TRACE((*trainings_)[i].name);
@@ -182,7 +187,7 @@ TEST_F(TokenizerOracleTest, OurFilesEncodeAndDecodeEquallyThere) {
   }
 }
 
-TEST_F(TokenizerOracleTest, AutoTokenizerOpensTheFolder) {
+void TokenizerOracleTest::AutoTokenizerOpensTheFolder() {
   const Json& theirs = (*answer_)["auto"];
   for (size_t t = 0; t < texts_->size(); ++t) {
     ASSERT_EQ(ours_[2]->EncodeWithSpecial((*texts_)[t]), theirs["ids"][t].get<std::vector<int32_t>>()) << (*texts_)[t];
@@ -195,7 +200,7 @@ TEST_F(TokenizerOracleTest, AutoTokenizerOpensTheFolder) {
   EXPECT_EQ(theirs["max_length"], kContextTokens);
 }
 
-TEST_F(TokenizerOracleTest, ChatTemplateRendersChatMlAndMarksAssistantTurns) {
+void TokenizerOracleTest::ChatTemplateRendersChatMlAndMarksAssistantTurns() {
   const Json& theirs = (*answer_)["auto"];
   const std::string before = "<|im_start|>user\n<|image|>What's the colour?\n<|im_end|>\n<|im_start|>assistant\n";
   const std::string reply = " red 12<|im_end|>";
@@ -208,7 +213,15 @@ TEST_F(TokenizerOracleTest, ChatTemplateRendersChatMlAndMarksAssistantTurns) {
   EXPECT_EQ(theirs["mask"].get<std::vector<int>>(), mask);
 }
 
-TEST_F(TokenizerOracleTest, UnicodeTableIsThatOfTheReference) {
+// One case: CTest runs each in a process of its own, and so would start the reference for each.
+TEST_F(TokenizerOracleTest, EqualsTheReference) {
+  TrainingMakesTheSameEntriesAndMerges();
+  OurFilesEncodeAndDecodeEquallyThere();
+  AutoTokenizerOpensTheFolder();
+  ChatTemplateRendersChatMlAndMarksAssistantTurns();
+}
+
+TEST(UnicodeTableTest, IsThatOfTheReference) {
   const std::string command = std::string(VLM_SOURCE_DIR) + "/scripts/generate-unicode-tables --check";
   EXPECT_EQ(std::system(command.c_str()), 0) << "run scripts/generate-unicode-tables";
 }
