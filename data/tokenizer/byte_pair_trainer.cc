@@ -77,6 +77,12 @@ struct MergesLater {
   }
 };
 
+struct Word {
+  uint32_t begin;   // of its symbols
+  uint32_t length;  // in symbols, fewer after each merge
+  int64_t weight;   // occurrences
+};
+
 // What one merge changes for the pairs that a token id forms on one side of the merged pair.
 struct Neighbour {
   int64_t weight = 0;
@@ -186,11 +192,10 @@ class Trainer {
 
   void AddWords(const WordCounts& counts) {
     const std::vector<WordCount> words = counts.Sorted();
-    begins_.reserve(words.size() + 1);
+    words_.reserve(words.size());
     for (const WordCount& word : words) {
-      begins_.push_back(static_cast<uint32_t>(symbols_.size()));
-      lengths_.push_back(static_cast<uint32_t>(word.word.size()));
-      weights_.push_back(static_cast<int64_t>(word.count));
+      words_.push_back({static_cast<uint32_t>(symbols_.size()), static_cast<uint32_t>(word.word.size()),
+                        static_cast<int64_t>(word.count)});
       for (char byte : word.word) symbols_.push_back(byte_ids_[static_cast<uint8_t>(byte)]);
     }
   }
@@ -200,10 +205,10 @@ class Trainer {
     const size_t ids = model_.vocabulary.size();
     std::vector<NeighbourSide> pairs(ids);
     for (uint8_t byte : BytesInAlphabetOrder()) pairs[byte_ids_[byte]].Resize(ids);
-    for (uint32_t word = 0; word < lengths_.size(); ++word) {
-      const int32_t* symbols = &symbols_[begins_[word]];
-      for (uint32_t i = 0; i + 1 < lengths_[word]; ++i) {
-        pairs[symbols[i]].AddWeight(symbols[i + 1], weights_[word]);
+    for (uint32_t word = 0; word < words_.size(); ++word) {
+      const int32_t* symbols = &symbols_[words_[word].begin];
+      for (uint32_t i = 0; i + 1 < words_[word].length; ++i) {
+        pairs[symbols[i]].AddWeight(symbols[i + 1], words_[word].weight);
         pairs[symbols[i]].AddWord(symbols[i + 1], word);
       }
     }
@@ -235,13 +240,17 @@ class Trainer {
     const int32_t right = static_cast<int32_t>(candidate.pair & 0xFFFFFFFF);
     const int32_t merged = EntryId(model_.vocabulary[left] + model_.vocabulary[right]);
     model_.merges.push_back({left, right});
-    constexpr uint32_t kPrefetch = 8;
+    // Words lie far apart: each is asked for some merges ahead, first its place, then its symbols.
+    constexpr uint32_t kAhead = 8;
+    const uint32_t* const positions = &positions_[candidate.positions_begin];
     for (uint32_t i = 0; i < candidate.positions; ++i) {
-      if (i + kPrefetch < candidate.positions) {
-        const uint32_t ahead = positions_[candidate.positions_begin + i + kPrefetch];
-        __builtin_prefetch(&symbols_[begins_[ahead]]);
+      if (i + 2 * kAhead < candidate.positions) __builtin_prefetch(&words_[positions[i + 2 * kAhead]]);
+      if (i + kAhead < candidate.positions) {
+        const int32_t* symbols = &symbols_[words_[positions[i + kAhead]].begin];
+        __builtin_prefetch(symbols);
+        __builtin_prefetch(symbols + 16);
       }
-      MergeInWord(positions_[candidate.positions_begin + i], left, right, merged);
+      MergeInWord(positions[i], left, right, merged);
     }
     for (int32_t id : left_.touched()) {
       counts_.Add(PairKey(id, left), -left_.of(id).weight);
@@ -258,27 +267,31 @@ class Trainer {
   }
 
   void MergeInWord(uint32_t word, int32_t left, int32_t right, int32_t merged) {
-    int32_t* const symbols = &symbols_[begins_[word]];
-    const uint32_t length = lengths_[word];
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < length;) {
+    int32_t* const symbols = &symbols_[words_[word].begin];
+    const uint32_t length = words_[word].length;
+    const int64_t weight = words_[word].weight;
+    uint32_t first = 0;
+    while (first + 1 < length && (symbols[first] != left || symbols[first + 1] != right)) ++first;
+    if (first + 1 >= length) return;
+    uint32_t kept = first;
+    for (uint32_t i = first; i < length;) {
       if (symbols[i] != left || i + 1 == length || symbols[i + 1] != right) {
         symbols[kept++] = symbols[i++];
         continue;
       }
       if (kept > 0) {
-        left_.AddWeight(symbols[kept - 1], weights_[word]);
+        left_.AddWeight(symbols[kept - 1], weight);
         left_.AddWord(symbols[kept - 1], word);
       }
       i += 2;
       if (i < length) {
-        right_.AddWeight(symbols[i], weights_[word]);
+        right_.AddWeight(symbols[i], weight);
         // The pair (merged, merged) is one candidate, whichever side it was seen from.
         (symbols[i] == merged ? left_ : right_).AddWord(symbols[i], word);
       }
       symbols[kept++] = merged;
     }
-    lengths_[word] = kept;
+    words_[word].length = kept;
   }
 
   // The reference keeps merges in a map by pair: of a repeated pair the last rank stays.
@@ -297,10 +310,8 @@ class Trainer {
   BytePairModel model_;
   std::unordered_map<std::string, int32_t> ids_;  // looked up only, never iterated
   int32_t byte_ids_[256] = {};
-  std::vector<int32_t> symbols_;   // of all words, each at its beginning; only lengths_ of them are live
-  std::vector<uint32_t> begins_;   // by word, as are the next two
-  std::vector<uint32_t> lengths_;
-  std::vector<int64_t> weights_;
+  std::vector<Word> words_;
+  std::vector<int32_t> symbols_;     // of all words, each at its place
   std::vector<uint32_t> positions_;  // the words of all candidates, range by range
   PairCounts counts_;
   NeighbourSide left_;

@@ -16,6 +16,10 @@ namespace {
 constexpr uint64_t kFreeMerge = ~uint64_t{0};
 // Up to here a scan for the lowest rank is faster than a heap (measured on English, code and Chinese).
 constexpr size_t kShortWordBytesMax = 96;
+constexpr int kPlaceBits = 7;
+constexpr int32_t kPlaceMask = (1 << kPlaceBits) - 1;
+static_assert(kShortWordBytesMax <= size_t{1} << kPlaceBits && kMergeRankBits + kPlaceBits <= 31);
+constexpr int32_t kDead = 0x7FFFFFFF;
 // Words beyond this seldom come twice.
 constexpr size_t kCachedWordBytesMax = 64;
 constexpr size_t kCacheSlotsFirst = 256;
@@ -27,6 +31,26 @@ uint64_t MergeKey(int32_t left, int32_t right) {
 }
 
 size_t MergeHash(uint64_t key) { return (key * kHashSeedA) >> 20; }
+
+// kNoMerge, the highest rank there is, becomes kDead.
+int32_t PairAt(uint32_t rank, size_t place) {
+  return rank >> kMergeRankBits != 0 ? kDead : static_cast<int32_t>(rank << kPlaceBits | place);
+}
+
+// Four numbers at once: the compilers' vectors, which need no particular instruction set.
+typedef int32_t Lanes __attribute__((vector_size(16)));
+constexpr size_t kLaneCount = 4;
+
+// The lowest of `count` numbers, a multiple of kLaneCount and at least one.
+int32_t LowestOf(const int32_t* numbers, size_t count) {
+  Lanes lowest, more;
+  std::memcpy(&lowest, numbers, sizeof lowest);
+  for (size_t i = kLaneCount; i < count; i += kLaneCount) {
+    std::memcpy(&more, numbers + i, sizeof more);
+    lowest = more < lowest ? more : lowest;
+  }
+  return std::min(std::min(lowest[0], lowest[1]), std::min(lowest[2], lowest[3]));
+}
 
 struct PackedWord {
   uint64_t low;
@@ -122,31 +146,43 @@ void WordEncoder::Merge(std::string_view word, std::vector<int32_t>* ids) const 
   }
 }
 
+// Each place of the word holds (rank of the pair that begins there) * 128 + place, or kDead: the lowest of
+// all places is the leftmost pair of lowest rank. Places never move; merged ones are skipped by links.
 void WordEncoder::MergeShort(std::string_view word, std::vector<int32_t>* ids) const {
+  alignas(16) int32_t pairs[kShortWordBytesMax];
   int32_t tokens[kShortWordBytesMax];
-  uint32_t ranks[kShortWordBytesMax];  // of the pair that begins at each token; kNoMerge at the last
-  size_t count = word.size();
-  for (size_t i = 0; i < count; ++i) {
+  uint8_t next[kShortWordBytesMax];
+  uint8_t previous[kShortWordBytesMax];
+  const size_t bytes = word.size();
+  for (size_t i = 0; i < bytes; ++i) {
     const uint8_t byte = static_cast<uint8_t>(word[i]);
     tokens[i] = byte_ids_[byte];
-    ranks[i] = i + 1 < count ? byte_ranks_[byte * 256 + static_cast<uint8_t>(word[i + 1])] : kNoMerge;
+    next[i] = static_cast<uint8_t>(i + 1);
+    previous[i] = static_cast<uint8_t>(i - 1);
+    pairs[i] = i + 1 < bytes ? PairAt(byte_ranks_[byte * 256 + static_cast<uint8_t>(word[i + 1])], i) : kDead;
   }
-  while (count > 1) {
-    size_t best = 0;
-    for (size_t i = 1; i + 1 < count; ++i) {
-      if (ranks[i] < ranks[best]) best = i;
+  const size_t places = (bytes + kLaneCount - 1) / kLaneCount * kLaneCount;
+  std::fill(pairs + bytes, pairs + places, kDead);
+  while (true) {
+    const int32_t best = LowestOf(pairs, places);
+    if (best == kDead) break;
+    const size_t place = static_cast<size_t>(best & kPlaceMask);
+    const size_t taken = next[place];
+    tokens[place] = results_[best >> kPlaceBits];
+    pairs[taken] = kDead;
+    const size_t after = next[taken];
+    next[place] = static_cast<uint8_t>(after);
+    pairs[place] = kDead;
+    if (after < bytes) {
+      previous[after] = static_cast<uint8_t>(place);
+      pairs[place] = PairAt(RankOf(tokens[place], tokens[after]), place);
     }
-    if (ranks[best] == kNoMerge) break;
-    tokens[best] = results_[ranks[best]];
-    --count;
-    for (size_t i = best + 1; i < count; ++i) {
-      tokens[i] = tokens[i + 1];
-      ranks[i] = ranks[i + 1];
+    if (place > 0) {
+      const size_t before = previous[place];
+      pairs[before] = PairAt(RankOf(tokens[before], tokens[place]), before);
     }
-    ranks[best] = best + 1 < count ? RankOf(tokens[best], tokens[best + 1]) : kNoMerge;
-    if (best > 0) ranks[best - 1] = RankOf(tokens[best - 1], tokens[best]);
   }
-  ids->insert(ids->end(), tokens, tokens + count);
+  for (size_t i = 0; i < bytes; i = next[i]) ids->push_back(tokens[i]);
 }
 
 // A linked list of tokens and a heap of (rank, place of the left token); entries made out of date by other
