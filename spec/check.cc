@@ -60,8 +60,10 @@ class Checker {
       case ValueType::kMap:
         if (!node.is_map()) return WrongType(node, *row, schema, path);
         return Map(node, schema, row->path == kStagesPath ? KindOf(node) : kinds, path);
-      case ValueType::kOpenMap: return node.is_map() ? OpenMap(node, schema, kinds, path) : WrongType(node, *row, schema, path);
-      case ValueType::kList: return node.is_list() ? List(node, schema, kinds, path) : WrongType(node, *row, schema, path);
+      case ValueType::kOpenMap:
+        return node.is_map() ? OpenMap(node, schema, kinds, path) : WrongType(node, *row, schema, path);
+      case ValueType::kList:
+        return node.is_list() ? List(node, schema, kinds, path) : WrongType(node, *row, schema, path);
       case ValueType::kPathOrMap:
         if (node.is_map()) return Map(node, schema, kinds, path);
         break;
@@ -129,9 +131,16 @@ class Checker {
       const YamlNode* inherited = root_ == nullptr ? nullptr : Inherited(row.fallback.substr(1));
       if (inherited == nullptr) {
         if (root_ == nullptr) Report(node.at, path, absl::StrCat("missing key: '", child.key, "'"));
+        hole_ = true;
         return nullptr;
       }
       value = *inherited;
+      Diagnostics reported_above;
+      Checker(root_, &reported_above).Value(value, child, kinds, path);
+      if (!reported_above.empty()) {
+        hole_ = true;
+        return nullptr;
+      }
     } else {
       value = FallbackNode(row);
     }
@@ -161,7 +170,8 @@ class Checker {
     if (child != nullptr && !child->rows.empty()) {
       KindMask belongs = 0;
       for (const Field* other : child->rows) belongs |= other->kinds;
-      return Report(entry.at, parent, absl::StrCat("'", entry.key, "' does not belong to a stage of kind '", KindNames(kinds), "'"),
+      return Report(entry.at, parent,
+                    absl::StrCat("'", entry.key, "' does not belong to a stage of kind '", KindNames(kinds), "'"),
                     absl::StrCat("it is for ", KindNames(belongs)));
     }
     if (entry.key == "<<") return Report(entry.at, parent, "merge keys are not allowed", "use extends");
@@ -206,8 +216,9 @@ class Checker {
     if (!CheckLength(node, node.items.size(), *schema.Row(kinds), path)) return out;
     for (size_t i = 0; i < node.items.size(); ++i) {
       const int64_t before = diagnostics_->count();
+      if (stages) hole_ = false;
       out.push_back(Value(node.items[i], element, kinds, absl::StrCat(path, "[", ElementName(node.items[i], i), "]")));
-      if (stages) stage_fits_.push_back(diagnostics_->count() == before);
+      if (stages) stage_fits_.push_back(diagnostics_->count() == before && !hole_);
     }
     return out;
   }
@@ -238,6 +249,7 @@ class Checker {
   const YamlNode* const root_;  // null: no job around the stage
   Diagnostics* const diagnostics_;
   std::vector<bool> stage_fits_;
+  bool hole_ = false;  // a value to hand down does not fit, which was reported where it stands
 };
 
 }  // namespace

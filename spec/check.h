@@ -14,7 +14,7 @@ namespace vlm::spec {
 
 struct Checked {
   nlohmann::json json;           // of the schema's types; what did not fit is null or missing
-  std::vector<bool> stage_fits;  // by index in spec.stages: nothing was reported within it
+  std::vector<bool> stage_fits;  // by index in spec.stages: nothing is wrong within it
 };
 
 // Checks a whole job and completes `root` in place: defaults are appended with an unknown place. References

@@ -90,8 +90,6 @@ std::optional<Job> ElaborateJob(YamlNode* root, Diagnostics* diagnostics) {
     if (!checked.stage_fits[i] || i >= needs.size()) continue;
     json& stage = checked.json.at("spec").at("stages").at(i);
     stage["needs"] = needs[i];
-    // A broken value above the stages was reported there and leaves a hole here.
-    if (!stage.contains("seed") || !stage.at("seed").is_number() || !stage.contains("ranks")) continue;
     stages[i] = FromCheckedJson(stage);
   }
   CheckRules(*root, stages, diagnostics);

@@ -150,6 +150,8 @@ class TreeBuilder : public YAML::EventHandler {
     if (parent.node.is_list()) {
       parent.node.items.push_back(std::move(node));
     } else if (parent.has_key) {
+      // "train:" with nothing behind it: yaml-cpp's place is that of the next token.
+      if (node.is_null()) node.at = parent.node.entries.back().at;
       parent.node.entries.back().value = std::move(node);
       parent.has_key = false;
     } else {
