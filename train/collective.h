@@ -15,8 +15,8 @@
 
 namespace vlm::train {
 
-// Ends of the equal shards a buffer is cut into: rank r owns [r * n, (r + 1) * n), n = numel / world.
-
+// Buffers are cut into equal shards: rank r owns [r * n, (r + 1) * n), n = numel / world.
+//
 // One rank's handle. Every rank makes the same calls in the same order; calls of one rank do not overlap
 // (one thread at a time). Blocking calls return DEADLINE_EXCEEDED naming operation and sequence number when a
 // peer does not arrive in time, UNAVAILABLE when a peer is dead (PEER_LOST for the attempt), ABORTED after
@@ -36,8 +36,8 @@ class Collective {
   virtual absl::StatusOr<at::Tensor> Allocate(int64_t numel, at::ScalarType type, std::string_view tag) = 0;
 
   // accumulator (fp32, numel/world, this rank's shard) += for each contributing rank r in ascending order:
-  // r's send[shard]. `send` (numel) is fp32 or bf16; `contributes` false: this rank adds nothing (send may be
-  // undefined). numel must be a multiple of world and equal on every rank.
+  // r's send[shard]. `send` (numel) is fp32 or bf16; `contributes` false: this rank adds nothing, the contents of
+  // its `send` are not read. numel must be a multiple of world and equal on every rank.
   virtual absl::Status ReduceScatterAdd(const at::Tensor& send, bool contributes, at::Tensor accumulator,
                                         std::string_view tag) = 0;
   // Fills `full` (numel) on every rank from the ranks' shards; this rank's shard is read from `shard`

@@ -1,0 +1,219 @@
+// One suite for every backend: what train/collective.h promises.
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <thread>
+
+#include "base/random.h"
+#include "tests/unit/collectives/collective_group.h"
+
+namespace vlm::train {
+namespace {
+
+using ::testing::HasSubstr;
+
+struct Group {
+  Transport transport;
+  int world;
+};
+
+std::string NameOf(const ::testing::TestParamInfo<Group>& info) {
+  static constexpr const char* kNames[] = {"Single", "SharedMemory", "Tcp"};
+  return kNames[static_cast<int>(info.param.transport)] + std::to_string(info.param.world);
+}
+
+class CollectiveTest : public ::testing::TestWithParam<Group> {
+ protected:
+  void Run(const std::function<absl::Status(Collective*)>& body, CollectiveOptions options = {absl::Seconds(60)}) {
+    for (const absl::Status& status : RunRanks(GetParam().transport, GetParam().world, options, body)) {
+      EXPECT_TRUE(status.ok()) << status;
+    }
+  }
+};
+
+at::Tensor RandomTensor(uint64_t seed, int64_t numel) {
+  at::Tensor tensor = at::empty({numel}, at::kFloat);
+  Rng rng(RngKey{seed});
+  float* const data = tensor.data_ptr<float>();
+  for (int64_t i = 0; i < numel; ++i) data[i] = static_cast<float>(rng.Normal());
+  return tensor;
+}
+
+TEST_P(CollectiveTest, ReduceScatterAddsInRankOrderBitForBit) {
+  for (const bool allocated : {true, false}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      Run([&](Collective* collective) -> absl::Status {
+        const int world = collective->world();
+        // Larger than the staging area, so that it is crossed in pieces.
+        const int64_t shard = 700'001, numel = shard * world;
+        at::Tensor send = at::empty({numel}, type);
+        if (allocated) {
+          VLM_ASSIGN_OR_RETURN(send, collective->Allocate(numel, type, "send"));
+        }
+        at::Tensor accumulator = RandomTensor(99, shard);
+        for (int round = 0; round < 2; ++round) {
+          send.copy_(RandomTensor(static_cast<uint64_t>(10 * round + collective->rank()), numel));
+          at::Tensor expected = accumulator.clone();
+          for (int rank = 0; rank < world; ++rank) {
+            const at::Tensor theirs =
+                RandomTensor(static_cast<uint64_t>(10 * round + rank), numel).to(type).to(at::kFloat);
+            expected += theirs.narrow(0, collective->rank() * shard, shard);
+          }
+          VLM_RETURN_IF_ERROR(collective->ReduceScatterAdd(send, true, accumulator, "gradient"));
+          EXPECT_TRUE(at::equal(accumulator, expected)) << allocated << " " << type << " " << round;
+        }
+        return absl::OkStatus();
+      });
+    }
+  }
+}
+
+TEST_P(CollectiveTest, ARankMayContributeNothing) {
+  Run([](Collective* collective) -> absl::Status {
+    const int world = collective->world();
+    at::Tensor accumulator = at::full({100}, -0.0f);  // adding zeros would turn -0 into +0
+    const bool contributes = collective->rank() != 0;
+    const at::Tensor send = at::full({100 * world}, contributes ? 1.0f : std::nanf(""));
+    VLM_RETURN_IF_ERROR(collective->ReduceScatterAdd(send, contributes, accumulator, "gradient"));
+    EXPECT_TRUE(at::equal(accumulator, at::full({100}, static_cast<float>(world - 1))));
+    if (world == 1) EXPECT_TRUE(std::signbit(accumulator[0].item<float>()));
+    return absl::OkStatus();
+  });
+}
+
+TEST_P(CollectiveTest, AllGatherFillsEveryRank) {
+  for (const bool allocated : {true, false}) {
+    for (const bool in_place : {true, false}) {
+      Run([&](Collective* collective) -> absl::Status {
+        const int64_t shard = 1'500'000;
+        at::Tensor full = at::zeros({shard * collective->world()}, at::kFloat);
+        if (allocated) {
+          VLM_ASSIGN_OR_RETURN(full, collective->Allocate(shard * collective->world(), at::kFloat, "weights"));
+        }
+        const at::Tensor mine = RandomTensor(static_cast<uint64_t>(collective->rank()), shard);
+        at::Tensor source = mine;
+        if (in_place) {
+          source = full.narrow(0, collective->rank() * shard, shard);
+          source.copy_(mine);
+        }
+        VLM_RETURN_IF_ERROR(collective->AllGather(source, full, "weights"));
+        for (int rank = 0; rank < collective->world(); ++rank) {
+          EXPECT_TRUE(at::equal(full.narrow(0, rank * shard, shard), RandomTensor(static_cast<uint64_t>(rank), shard)));
+        }
+        return absl::OkStatus();
+      });
+    }
+  }
+}
+
+TEST_P(CollectiveTest, BytesOfAnyLengthArriveInRankOrder) {
+  Run([](Collective* collective) -> absl::Status {
+    auto text = [](int rank) { return std::string(static_cast<size_t>(rank) * 5'000'000, static_cast<char>('a' + rank)); };
+    for (int round = 0; round < 3; ++round) {
+      VLM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                           collective->AllGatherBytes(text(collective->rank()), "header"));
+      EXPECT_EQ(all.size(), static_cast<size_t>(collective->world()));
+      for (int rank = 0; rank < collective->world(); ++rank) EXPECT_TRUE(all[static_cast<size_t>(rank)] == text(rank));
+    }
+    return absl::OkStatus();
+  });
+}
+
+TEST_P(CollectiveTest, ManySmallOperationsKeepTheirOrder) {
+  Run([](Collective* collective) -> absl::Status {
+    at::Tensor accumulator = at::zeros({8});
+    for (int i = 0; i < 300; ++i) {
+      const at::Tensor send = at::full({8 * collective->world()}, static_cast<float>(collective->rank() + i));
+      VLM_RETURN_IF_ERROR(collective->ReduceScatterAdd(send, true, accumulator, "a"));
+      VLM_RETURN_IF_ERROR(collective->Barrier("b"));
+    }
+    const int world = collective->world();
+    const float expected = static_cast<float>(300 * world * (world - 1) / 2 + world * 299 * 300 / 2);
+    EXPECT_TRUE(at::equal(accumulator, at::full({8}, expected)));
+    EXPECT_GE(collective->sequence(), 600u);
+    return absl::OkStatus();
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CollectiveTest,
+                         ::testing::Values(Group{Transport::kSingle, 1}, Group{Transport::kSharedMemory, 2},
+                                           Group{Transport::kSharedMemory, 3}, Group{Transport::kSharedMemory, 4},
+                                           Group{Transport::kTcp, 2}, Group{Transport::kTcp, 3}),
+                         NameOf);
+
+class CollectiveFailureTest : public ::testing::TestWithParam<Transport> {};
+
+TEST_P(CollectiveFailureTest, ALateRankEndsInADeadlineThatNamesIt) {
+  std::atomic<bool> first_done{false};
+  const std::vector<absl::Status> statuses =
+      RunRanks(GetParam(), 2, {absl::Milliseconds(200)}, [&](Collective* collective) -> absl::Status {
+        if (collective->rank() == 1) {
+          while (!first_done) std::this_thread::yield();
+          return absl::OkStatus();
+        }
+        const absl::Status status = collective->Barrier("start");
+        first_done = true;
+        return status;
+      });
+  EXPECT_EQ(statuses[0].code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(statuses[0].message()), HasSubstr("rank 1"));
+  EXPECT_THAT(std::string(statuses[0].message()), HasSubstr("start"));
+}
+
+TEST_P(CollectiveFailureTest, ADeadRankEndsTheWaitAtOnce) {
+  const std::vector<absl::Status> statuses =
+      RunRanks(GetParam(), 3, {absl::Minutes(5)}, [](Collective* collective) -> absl::Status {
+        if (collective->rank() == 2) return absl::OkStatus();  // its collective is destroyed
+        return collective->Barrier("start");
+      });
+  EXPECT_EQ(statuses[0].code(), absl::StatusCode::kUnavailable) << statuses[0];
+  EXPECT_EQ(statuses[1].code(), absl::StatusCode::kUnavailable) << statuses[1];
+}
+
+TEST_P(CollectiveFailureTest, DisagreementNamesBothSides) {
+  const std::vector<absl::Status> statuses =
+      RunRanks(GetParam(), 2, {absl::Seconds(20)}, [](Collective* collective) -> absl::Status {
+        at::Tensor accumulator = at::zeros({4});
+        return collective->ReduceScatterAdd(at::ones({8}), true, accumulator,
+                                            collective->rank() == 0 ? "llm.blocks.0" : "llm.blocks.1");
+      });
+  int named = 0;
+  for (const absl::Status& status : statuses) {
+    EXPECT_FALSE(status.ok());
+    const std::string message(status.message());
+    named += message.find("llm.blocks.0") != std::string::npos && message.find("llm.blocks.1") != std::string::npos;
+  }
+  EXPECT_GE(named, 1);  // the other may only see the first one leave
+}
+
+TEST_P(CollectiveFailureTest, AbortEndsAWaitAndEverythingAfter) {
+  std::atomic<Collective*> waiting{nullptr};
+  std::atomic<bool> ended{false};
+  std::thread aborter([&] {
+    while (waiting.load() == nullptr) std::this_thread::yield();
+    waiting.load()->Abort("the worker is going away");
+  });
+  const std::vector<absl::Status> statuses =
+      RunRanks(GetParam(), 2, {absl::Minutes(5)}, [&](Collective* collective) -> absl::Status {
+        if (collective->rank() == 1) {
+          while (!ended) std::this_thread::yield();
+          return collective->Barrier("later");
+        }
+        waiting = collective;
+        const absl::Status status = collective->Barrier("start");
+        EXPECT_EQ(collective->Barrier("again").code(), absl::StatusCode::kAborted);
+        ended = true;
+        return status;
+      });
+  aborter.join();
+  EXPECT_EQ(statuses[0].code(), absl::StatusCode::kAborted) << statuses[0];
+  EXPECT_FALSE(statuses[1].ok());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CollectiveFailureTest, ::testing::Values(Transport::kSharedMemory, Transport::kTcp));
+
+}  // namespace
+}  // namespace vlm::train

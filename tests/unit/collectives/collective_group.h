@@ -1,0 +1,25 @@
+// Ranks of one attempt as threads, connected by a real transport.
+#ifndef VLM_TESTS_UNIT_COLLECTIVES_COLLECTIVE_GROUP_H_
+#define VLM_TESTS_UNIT_COLLECTIVES_COLLECTIVE_GROUP_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "train/collective.h"
+#include "train/collectives/shared_memory_collective.h"
+#include "train/collectives/tcp_collective.h"
+
+namespace vlm::train {
+
+enum class Transport { kSingle, kSharedMemory, kTcp };
+
+// Runs `body` on every rank's thread with its collective and returns the statuses by rank. A rank whose set-up
+// fails returns that status.
+std::vector<absl::Status> RunRanks(Transport transport, int world, const CollectiveOptions& options,
+                                   const std::function<absl::Status(Collective*)>& body);
+
+}  // namespace vlm::train
+
+#endif  // VLM_TESTS_UNIT_COLLECTIVES_COLLECTIVE_GROUP_H_
