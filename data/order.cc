@@ -75,8 +75,10 @@ absl::StatusOr<Order> Order::Create(RngKey key, std::vector<MixtureSource> sourc
 
 Drawn Order::At(uint64_t position) const {
   const uint64_t block = position / kBlock;
-  // Slots of a block in source order, then shuffled by a permutation of the block's own.
-  uint64_t slot = Permute(key_.Derive("mixture").Derive(block), kBlock, position % kBlock);
+  // Slots of a block in source order, then shuffled by a permutation of the block's own. A source that has the
+  // block to itself is shuffled by its passes already, and keeps their borders this way.
+  uint64_t slot = position % kBlock;
+  if (!single_) slot = Permute(key_.Derive("mixture").Derive(block), kBlock, slot);
   int source = 0;
   while (slot >= quota_[static_cast<size_t>(source)]) slot -= quota_[static_cast<size_t>(source++)];
   const MixtureSource& drawn = sources_[static_cast<size_t>(source)];

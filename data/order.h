@@ -2,7 +2,9 @@
 #ifndef VLM_DATA_ORDER_H_
 #define VLM_DATA_ORDER_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/random.h"
@@ -46,10 +48,14 @@ class Order {
 
  private:
   Order(RngKey key, std::vector<MixtureSource> sources, std::vector<uint64_t> quota)
-      : key_(key), sources_(std::move(sources)), quota_(std::move(quota)) {}
+      : key_(key),
+        sources_(std::move(sources)),
+        quota_(std::move(quota)),
+        single_(std::count(quota_.begin(), quota_.end(), kBlock) == 1) {}
   RngKey key_;
   std::vector<MixtureSource> sources_;
   std::vector<uint64_t> quota_;  // positions per block, by source
+  bool single_;                  // one source has every position
 };
 
 }  // namespace vlm::data
