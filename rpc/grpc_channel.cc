@@ -13,6 +13,7 @@
 #include "base/mutex.h"
 #include "rpc/address.h"
 #include "rpc/grpc_convert.h"
+#include "rpc/grpc_threads.h"
 
 namespace vlm::rpc {
 namespace {
@@ -232,6 +233,7 @@ absl::StatusOr<std::unique_ptr<Channel>> NewGrpcChannel(const GrpcChannelOptions
   if (address.socket_path.empty() && address.port == 0) {
     return absl::InvalidArgumentError("address to connect to has no port: '" + options.address + "'");
   }
+  KeepGrpcThreads();
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // else channels to one address share a connection
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, Milliseconds(options.reconnect_min));

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "rpc/address.h"
 #include "rpc/grpc_server_calls.h"
+#include "rpc/grpc_threads.h"
 
 namespace vlm::rpc {
 namespace {
@@ -168,6 +169,7 @@ GrpcServer::~GrpcServer() { impl_->Shutdown(absl::ZeroDuration()); }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Create(const GrpcServerOptions& options,
                                                                ServiceRegistry registry) {
+  KeepGrpcThreads();
   AddHealth(&registry);
   auto impl = std::make_unique<Impl>(std::move(registry));
   if (absl::Status listening = impl->Listen(options); !listening.ok()) {

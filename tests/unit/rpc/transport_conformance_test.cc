@@ -353,18 +353,18 @@ TEST_P(TransportConformance, MessagesAboveTheLimitAreRefused) {
 
 // A receiver that does not return holds up delivery; the sender must learn that, and not fill its memory.
 TEST_P(TransportConformance, SendRefusesWhenThePeerDoesNotRead) {
-  Event release;
+  auto release = std::make_shared<Event>();  // handlers may outlive the test's body
   class Stuck final : public StreamReceiver {
    public:
-    explicit Stuck(Event* release) : release_(release) {}
+    explicit Stuck(std::shared_ptr<Event> release) : release_(std::move(release)) {}
     void OnMessage(std::string) override { release_->Wait(); }
     void OnClosed(absl::Status) override {}
 
    private:
-    Event* const release_;
+    const std::shared_ptr<Event> release_;
   };
   ServiceRegistry registry;
-  registry.streams["/t.T/Stuck"] = [&release](const CallContext&, std::shared_ptr<Stream> stream) {
+  registry.streams["/t.T/Stuck"] = [release](const CallContext&, std::shared_ptr<Stream> stream) {
     struct Keep : StreamReceiver {
       std::shared_ptr<Stream> stream;
       std::shared_ptr<StreamReceiver> inner;
@@ -373,7 +373,7 @@ TEST_P(TransportConformance, SendRefusesWhenThePeerDoesNotRead) {
     };
     auto keep = std::make_shared<Keep>();
     keep->stream = std::move(stream);
-    keep->inner = std::make_shared<Stuck>(&release);
+    keep->inner = std::make_shared<Stuck>(release);
     return keep;
   };
   transport_->Serve(std::move(registry));
@@ -385,7 +385,7 @@ TEST_P(TransportConformance, SendRefusesWhenThePeerDoesNotRead) {
   while (accepted < 20000 && stream->Send(message)) ++accepted;
   EXPECT_GE(accepted, 1024);
   EXPECT_LT(accepted, 20000);
-  release.Set();
+  release->Set();
   stream.reset();
   EXPECT_TRUE(absl::IsCancelled(receiver->WaitForClose()));
 }
