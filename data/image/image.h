@@ -54,8 +54,10 @@ absl::StatusOr<ImageHeader> ReadImageHeader(std::span<const std::byte> bytes);
 //   JPEG  baseline and progressive; gray is repeated; CMYK and YCCK are taken as inverted (Adobe's
 //         convention, which Pillow assumes for every file) and turned into RGB by Pillow's formula.
 //   PNG   1 to 16 bits; gray, palette, RGB, with or without alpha or interlacing. Alpha and transparent
-//         colours are dropped, not composed; the high byte of 16 bits is kept; gamma is ignored.
-// One deliberate difference: a PNG whose picture data has a wrong CRC is refused (Pillow does not look).
+//         colours are dropped, not composed; gamma is ignored. Of 16 bits the high byte is kept, but 16-bit gray
+//         without alpha is clipped at 255, as Pillow does.
+// Stricter than Pillow in one thing: a PNG is refused when its picture data has a wrong CRC or has lost its last
+// bytes, even if every row could be read.
 // Errors: INVALID_ARGUMENT for an unknown format or a broken or truncated file; RESOURCE_EXHAUSTED when a limit
 // is exceeded; UNIMPLEMENTED for a kind of file that is refused (12-bit, arithmetic or lossless JPEG).
 absl::StatusOr<Image> DecodeImage(std::span<const std::byte> bytes, const DecodeLimits& limits,

@@ -97,6 +97,7 @@ bool ReadRows(PngReader* reader, int passes, std::span<png_bytep> rows) {
 struct PixelForm {
   bool palette = false;
   bool gray = false;
+  bool gray16 = false;       // without alpha
   size_t channels = 0;       // stored, alpha included
   size_t channel_bytes = 0;  // 1 or 2
   std::array<std::array<uint8_t, 3>, 256> colors{};
@@ -110,6 +111,7 @@ PixelForm FormOf(PngReader* reader) {
   form.gray = (color_type & PNG_COLOR_MASK_COLOR) == 0;
   form.channels = png_get_channels(png, reader->info());
   form.channel_bytes = png_get_bit_depth(png, reader->info()) == 16 ? 2 : 1;
+  form.gray16 = color_type == PNG_COLOR_TYPE_GRAY && form.channel_bytes == 2;
   if (!form.palette) return form;
   png_colorp entries = nullptr;
   int count = 0;
@@ -128,6 +130,8 @@ void FillRow(const PixelForm& form, const uint8_t* in, std::span<uint8_t> out) {
     uint8_t* rgb = out.data() + 3 * x;
     if (form.palette) {
       std::copy_n(form.colors[*in].data(), 3, rgb);
+    } else if (form.gray16) {
+      std::fill_n(rgb, 3, in[0] != 0 ? uint8_t{255} : in[1]);
     } else {
       for (size_t c = 0; c < 3; ++c) rgb[c] = in[form.gray ? 0 : c * form.channel_bytes];
     }

@@ -25,8 +25,9 @@ inline constexpr int64_t kResizePixelsMax = int64_t{1} << 28;
 
 // Equal to Pillow 13's Image.resize((width, height), filter) of an RGB image (python-pillow,
 // src/libImaging/Resample.c): the filter's radius grows with the reduction; weights are normalised in double
-// and rounded to 22 fractional bits; rows first, then columns, with a rounding to 8 bits after each pass; a
-// pass that does not change its side is left out.
+// and rounded to 22 fractional bits; one pass along the rows, one down the columns, with a rounding to 8 bits after
+// each; a pass that does not change its side is left out. Rows come first, unless the height shrinks by more than
+// twice as many pixels as the width does (new in Pillow 13; older versions differ there in the last bit).
 // INVALID_ARGUMENT unless `image` has pixels and 1 <= width, height <= kResizeSideMax; RESOURCE_EXHAUSTED above
 // kResizePixelsMax. Thread-safe.
 absl::StatusOr<Image> Resize(const Image& image, int width, int height, ResampleFilter filter,

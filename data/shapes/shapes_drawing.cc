@@ -37,7 +37,7 @@ int64_t Between(Rng* rng, int64_t low, int64_t high) {
 }
 
 // The centre of a large object by place: left, right, top, bottom, center (order of kShapePlaces).
-constexpr int64_t kNear = 290, kMiddle = 500, kFar = 710;
+constexpr int64_t kNear = 300, kMiddle = 500, kFar = 700;
 constexpr std::array<std::array<int64_t, 2>, kShapePlaces.size()> kPlaceCenters = {
     {{kNear, kMiddle}, {kFar, kMiddle}, {kMiddle, kNear}, {kMiddle, kFar}, {kMiddle, kMiddle}}};
 
@@ -77,14 +77,14 @@ Object ObjectAt(const Placement& placement, const ShapesScene& scene, const Imag
 std::vector<Object> ObjectsOf(const ShapesScene& scene, const Image& canvas, Rng* rng) {
   std::vector<Object> objects;
   if (scene.large) {
-    const Placement placement{kPlaceCenters[static_cast<size_t>(scene.place)], 30, 220, 280};
+    const Placement placement{kPlaceCenters[static_cast<size_t>(scene.place)], 25, 250, 300};
     objects.push_back(ObjectAt(placement, scene, canvas, rng));
     return objects;
   }
   auto quarters = kQuarterCenters;
   for (size_t i = quarters.size() - 1; i > 0; --i) std::swap(quarters[i], quarters[rng->Below(i + 1)]);
   for (int i = 0; i < scene.count; ++i) {
-    const Placement placement{quarters[static_cast<size_t>(i)], 50, 110, 150};
+    const Placement placement{quarters[static_cast<size_t>(i)], 40, 120, 155};
     objects.push_back(ObjectAt(placement, scene, canvas, rng));
   }
   return objects;
@@ -126,7 +126,7 @@ void PaintBackground(Image* image, Rng* rng) {
   const int64_t gray = rng->Below(2) == 0 ? Between(rng, 30, 75) : Between(rng, 180, 225);
   std::array<int64_t, 3> base{};
   for (int64_t& channel : base) channel = gray + Between(rng, -8, 8);
-  const int64_t slope_x = Between(rng, -18, 18), slope_y = Between(rng, -18, 18);
+  const int64_t slope_x = Between(rng, -15, 15), slope_y = Between(rng, -15, 15);
   size_t out = 0;
   for (int y = 0; y < image->height; ++y) {
     for (int x = 0; x < image->width; ++x) {
@@ -160,9 +160,9 @@ void PaintObject(const Object& object, Image* image) {
 }
 
 // Adds to every channel the sum of four uniform bytes (nearly normal, standard deviation 148), scaled to a
-// standard deviation of 3 to 9.
+// standard deviation of 2 to 6.
 void AddNoise(Image* image, RngKey key, Rng* rng) {
-  const int64_t amplitude = Between(rng, 5, 15);
+  const int64_t amplitude = Between(rng, 4, 10);
   uint64_t counter = 0;
   for (size_t at = 0; at < image->rgb.size();) {
     for (const uint32_t word : Philox(key, counter++)) {

@@ -4,6 +4,8 @@
 #include <numeric>
 #include <utility>
 
+#include "base/check.h"
+
 namespace vlm::data {
 namespace {
 
@@ -18,31 +20,33 @@ std::array<int, N> Shuffled(Rng* rng) {
 
 }  // namespace
 
+// Ranks are the shuffled colours and shapes. Where the sum of two ranks is even the pair has a held-out place, so
+// each colour has two and each shape three; the unseen pairs are chosen where the sum is odd.
 ShapesDivision DivideShapes(RngKey key) {
   Rng rng(key.Derive("division"));
-  constexpr size_t kColors = kShapeColors.size(), kKinds = kShapeKinds.size(), kPlaces = kShapePlaces.size();
+  constexpr int kColors = kShapeColors.size(), kKinds = kShapeKinds.size(), kPlaces = kShapePlaces.size();
+  const auto color_at = Shuffled<kColors>(&rng);
+  const auto kind_at = Shuffled<kKinds>(&rng);
+  const auto place_at = Shuffled<kPlaces>(&rng);
   ShapesDivision division;
-  const auto unseen_colors = Shuffled<kColors>(&rng);
-  const auto unseen_kinds = Shuffled<kKinds>(&rng);
-  for (size_t i = 0; i < kUnseenPairs; ++i) division.unseen_pairs.push_back({unseen_colors[i], unseen_kinds[i]});
-  std::sort(division.unseen_pairs.begin(), division.unseen_pairs.end());
-
-  const auto color_rank = Shuffled<kColors>(&rng);
-  const auto kind_rank = Shuffled<kKinds>(&rng);
-  const auto place_of_rank = Shuffled<kPlaces>(&rng);
-  for (int color = 0; color < static_cast<int>(kColors); ++color) {
-    for (int shape = 0; shape < static_cast<int>(kKinds); ++shape) {
-      const bool unseen = std::binary_search(division.unseen_pairs.begin(), division.unseen_pairs.end(),
-                                             ShapePair{color, shape});
-      if (!unseen) division.training_pairs.push_back({color, shape});
-      const int rank = color_rank[static_cast<size_t>(color)] + kind_rank[static_cast<size_t>(shape)];
-      const int held_out_place = place_of_rank[static_cast<size_t>(rank) % kPlaces];
-      for (int place = 0; place < static_cast<int>(kPlaces); ++place) {
+  size_t held_out = 0;
+  for (int color_rank = 0; color_rank < kColors; ++color_rank) {
+    for (int kind_rank = 0; kind_rank < kKinds; ++kind_rank) {
+      const int color = color_at[static_cast<size_t>(color_rank)], shape = kind_at[static_cast<size_t>(kind_rank)];
+      const bool unseen = kind_rank == color_rank + 1 && color_rank < kUnseenPairs;
+      (unseen ? division.unseen_pairs : division.training_pairs).push_back({color, shape});
+      const bool has_held_out = (color_rank + kind_rank) % 2 == 0;
+      const int held_out_place = has_held_out ? place_at[held_out++ % kPlaces] : -1;
+      for (int place = 0; place < kPlaces; ++place) {
         auto& list = unseen ? division.unseen : place == held_out_place ? division.held_out : division.training;
         list.push_back({color, shape, place});
       }
     }
   }
+  VLM_CHECK(division.held_out.size() == kHeldOutTriples, "held-out triples are twelve by construction");
+  std::sort(division.unseen_pairs.begin(), division.unseen_pairs.end());
+  std::sort(division.training_pairs.begin(), division.training_pairs.end());
+  for (auto* list : {&division.training, &division.held_out, &division.unseen}) std::sort(list->begin(), list->end());
   return division;
 }
 

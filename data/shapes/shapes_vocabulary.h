@@ -31,9 +31,8 @@ struct ShapePair {
 };
 
 // The division of all triples, a pure function of the key. `unseen_pairs` have distinct colours and distinct
-// shapes and occur in no training split. Of every other (colour, shape) pair exactly one place is held out, by a
-// Latin square over shuffled colours and shapes, so that answers stay balanced among the held-out triples.
-// Every (colour, shape) pair outside `unseen_pairs` and every (colour, place) and (shape, place) pair occurs in
+// shapes and occur in no training split. Held out are kHeldOutTriples triples of other pairs: every colour twice with
+// different shapes, every shape three times, every place two or three times, so that answers stay balanced. Every (colour, shape) pair outside `unseen_pairs` and every (colour, place) and (shape, place) pair occurs in
 // `training`. All lists are sorted.
 struct ShapesDivision {
   std::vector<ShapePair> unseen_pairs;       // kUnseenPairs of them
@@ -43,6 +42,7 @@ struct ShapesDivision {
   std::vector<ShapeTriple> unseen;           // every triple of an unseen pair
 };
 inline constexpr int kUnseenPairs = 3;
+inline constexpr int kHeldOutTriples = 12;
 
 ShapesDivision DivideShapes(RngKey key);
 

@@ -172,6 +172,8 @@ def resize():
              [(1, 1, 1, 1), (1, 1, 7, 5), (1, 9, 4, 1), (9, 1, 1, 4), (2, 2, 3, 3), (3, 3, 2, 2), (50, 40, 24, 24),
               (24, 24, 24, 11), (24, 24, 11, 24), (640, 480, 24, 24), (24, 24, 200, 170), (300, 2, 5, 90),
               (1000, 3, 1, 1), (333, 517, 336, 336), (36, 64, 24, 24), (7, 100, 8, 99)]]
+    for w, h, ow in [(40, 60, 30), (30, 90, 40), (60, 60, 50), (90, 40, 85)]:  # around the order's change
+        sizes += [((w, h), (ow, oh)) for oh in sorted({h - 2 * (w - ow) + d for d in (-1, 0, 1)} | {h - 1, h + 1})]
     for _ in range(70):
         sizes.append(((random.randint(1, 130), random.randint(1, 130)), (random.randint(1, 130), random.randint(1, 130))))
     for number, ((w, h), (ow, oh)) in enumerate(sizes):
