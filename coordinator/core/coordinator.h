@@ -55,10 +55,10 @@ class Coordinator {
   absl::Duration NextWake() const;
 
   // Views. `job_yaml` stays empty: the shell reads it from kJobYamlFamily. NOT_FOUND for an unknown job.
-  absl::StatusOr<v1::Job> GetJob(std::string_view job_id, Now now) const;
+  absl::StatusOr<v1::Job> GetJob(std::string_view job_id) const;
   // INVALID_ARGUMENT for a page token that this service did not give or a negative page size.
-  absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request, Now now) const;
-  v1::ListNodesResponse ListNodes(Now now) const;
+  absl::StatusOr<v1::ListJobsResponse> ListJobs(const v1::ListJobsRequest& request) const;
+  v1::ListNodesResponse ListNodes() const;
   // Progress of an active stage (its newest beats). NOT_FOUND for an unknown job or stage.
   absl::StatusOr<v1::Progress> GetProgress(std::string_view job_id, std::string_view stage) const;
   Counts Count() const;
@@ -70,7 +70,7 @@ class Coordinator {
   absl::Status CheckAttempt(std::string_view attempt_id, std::string_view node_id) const;
 
   // For tests: OK, or the first broken rule of memory (a slot taken twice, a job that waits without a reason...).
-  absl::Status CheckInvariants(Now now) const;
+  absl::Status CheckInvariants() const;
 
  private:
   class Core;

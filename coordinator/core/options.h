@@ -37,7 +37,10 @@ struct CoordinatorOptions {
   absl::Duration hang_step_min = absl::Seconds(10);    // else max(this, five medians)
 
   absl::Duration shard_lease = absl::Seconds(30);
-  absl::Duration resend = absl::Seconds(2);            // wanted effects are named again after so long unanswered
+  absl::Duration call_overdue = absl::Seconds(30);     // a checkpoint call without an answer is named again
+  absl::Duration call_retry_min = absl::Milliseconds(500);  // after an answer that may pass, doubling ...
+  absl::Duration call_retry_max = absl::Seconds(10);        // ... up to this
+  absl::Duration resend = absl::Seconds(5);            // Stop and CheckRoot are sent again after so long
   absl::Duration root_recheck = absl::Seconds(30);     // a worker that does not see an artifact root
   uint64_t telemetry_credit_bytes = 1 << 20;
   size_t live_jobs_max = 100'000;                      // more submits are RESOURCE_EXHAUSTED

@@ -1,0 +1,282 @@
+// Jobs: what a person asks for, and the state that follows from a job's stages.
+#include <algorithm>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/digest.h"
+#include "coordinator/core/core.h"
+#include "coordinator/core/retry_policy.h"
+#include "spec/canonical.h"
+
+namespace vlm::coordinator {
+namespace {
+
+constexpr size_t kSuffixBytes = 5;     // 8 characters of base 32
+constexpr size_t kStageUidBytes = 16;
+
+std::string Suffix(const std::string& bytes) {
+  static constexpr char kAlphabet[] = "abcdefghijkmnpqrstuvwxyz23456789";
+  uint64_t bits = 0;
+  for (const char c : bytes) bits = bits << 8 | static_cast<uint8_t>(c);
+  std::string text;
+  for (size_t i = 0; i < kSuffixBytes * 8 / 5; ++i, bits >>= 5) text += kAlphabet[bits & 31];
+  return text;
+}
+
+void SetDuration(absl::Duration from, google::protobuf::Duration* to) {
+  to->set_seconds(absl::ToInt64Seconds(from));
+  to->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(from - absl::Seconds(to->seconds()))));
+}
+
+std::string By(const std::string& actor, const std::string& note) {
+  std::string text = actor.empty() ? "" : absl::StrCat("by ", actor);
+  if (!note.empty()) absl::StrAppend(&text, text.empty() ? "" : ": ", note);
+  return text;
+}
+
+absl::Status NoSuchJob(const std::string& job_id) {
+  return absl::NotFoundError(absl::StrCat("no such job; `vlmctl list` shows them: ", job_id));
+}
+
+JobEvent EventTowards(v1::JobState state) {
+  switch (state) {
+    case v1::JOB_STATE_RUNNING: return JobEvent::kAttemptOpened;
+    case v1::JOB_STATE_CANCELLING: return JobEvent::kCancelled;
+    case v1::JOB_STATE_CANCELLED: return JobEvent::kLastAttemptEnded;
+    case v1::JOB_STATE_SUCCEEDED: return JobEvent::kAllSucceeded;
+    case v1::JOB_STATE_FAILED: return JobEvent::kFailed;
+    default: return JobEvent::kRetried;
+  }
+}
+
+}  // namespace
+
+absl::Status Coordinator::Core::CheckSubmit(const SubmitJob& input) const {
+  if (input.request_id.empty() || input.request_id.size() > kRequestIdBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat("request_id needs 1 to ", kRequestIdBytesMax, " bytes, got ",
+                                                   input.request_id.size()));
+  }
+  if (input.job.stages.empty()) return absl::InvalidArgumentError("a job needs at least one stage");
+  if (input.job.artifacts.empty() && options_.default_artifacts.empty()) {
+    return absl::InvalidArgumentError("spec.artifacts is needed: this service has no default folder");
+  }
+  if (live_jobs_ >= options_.live_jobs_max) {
+    return absl::ResourceExhaustedError(absl::StrCat("too many unfinished jobs; cancel some or wait: ", live_jobs_));
+  }
+  return absl::OkStatus();
+}
+
+void Coordinator::Core::On(const SubmitJob& input) {
+  const Digest payload = Sha256Of(input.job_yaml);
+  const std::string hash(payload.bytes.begin(), payload.bytes.end());
+  v1::SubmitJobResponse response;
+  if (const auto known = ledger_.requests.find(input.request_id); known != ledger_.requests.end()) {
+    if (known->second.payload() != hash) {
+      ledger_.Answer({input.call,
+                      absl::AlreadyExistsError(absl::StrCat("this request_id was used for another job file; choose a "
+                                                            "new one: ", input.request_id)),
+                      {}});
+      return;
+    }
+    response.set_job_id(known->second.job_id());
+    ledger_.Answer({input.call, absl::OkStatus(), response});
+    return;
+  }
+  if (absl::Status status = CheckSubmit(input); !status.ok()) {
+    ledger_.Answer({input.call, std::move(status), {}});
+    return;
+  }
+  Job* job = MakeJob(input);
+  v1::RequestRecord request;
+  request.set_job_id(job->record.job_id());
+  request.set_payload(hash);
+  ledger_.Put(kRequestFamily, input.request_id, request.SerializeAsString());
+  ledger_.requests[input.request_id] = std::move(request);
+  ledger_.Put(kJobYamlFamily, job->record.job_id(), input.job_yaml);
+  ledger_.Event(job, nullptr, "job.submitted", By(input.actor, ""));
+  ResolveBlocked(job);
+  DeriveJob(job);
+  response.set_job_id(job->record.job_id());
+  ledger_.Answer({input.call, absl::OkStatus(), response});
+}
+
+Job* Coordinator::Core::MakeJob(const SubmitJob& input) {
+  const spec::Job& from = input.job;
+  std::string job_id;
+  do {
+    job_id = absl::StrCat(from.name, "-", Suffix(options_.random_bytes(kSuffixBytes)));
+  } while (ledger_.jobs.contains(job_id));
+  auto owned = std::make_unique<Job>();
+  Job* job = owned.get();
+  ledger_.jobs[job_id] = std::move(owned);
+  v1::JobRecord& record = job->record;
+  ledger_.meta.set_jobs(ledger_.meta.jobs() + 1);
+  ledger_.TouchMeta();
+  record.set_job_id(job_id);
+  record.set_name(from.name);
+  record.set_sequence(ledger_.meta.jobs());
+  record.set_state(v1::JOB_STATE_PENDING);
+  record.set_intent(v1::INTENT_RUN);
+  record.set_actor(input.actor);
+  record.set_request_id(input.request_id);
+  *record.mutable_submitted_at() = Timestamp(ledger_.now.wall);
+  record.set_artifacts(from.artifacts.empty() ? options_.default_artifacts : from.artifacts);
+  if (from.gpu.has_value()) record.set_device(*from.gpu > 0 ? v1::DEVICE_KIND_CUDA : v1::DEVICE_KIND_CPU_SLOT);
+  record.set_no_progress_max(from.no_progress_restarts_max);
+  for (const auto& [failure, rule] : from.retry) {
+    v1::RetryRecord* retry = record.add_retry();
+    retry->set_failure(static_cast<v1::FailureClass>(failure));
+    retry->set_limited(rule.limit.has_value());
+    retry->set_limit(rule.limit.value_or(0));
+    SetDuration(rule.backoff_base, retry->mutable_base());
+    retry->set_factor(rule.backoff_factor);
+    SetDuration(rule.backoff_max, retry->mutable_max());
+  }
+  ledger_.jobs_by_sequence[record.sequence()] = job;
+  for (const spec::Stage& stage : from.stages) {
+    MakeStage(stage, static_cast<int32_t>(job->stages.size()), job);
+    for (const std::string& ancestor : spec::Ancestors(from, stage.name)) {
+      job->stages.back()->record.add_inputs(ancestor);
+    }
+  }
+  ++live_jobs_;
+  ledger_.Touch(*job);
+  return job;
+}
+
+void Coordinator::Core::MakeStage(const spec::Stage& from, int32_t index, Job* job) {
+  auto stage = std::make_unique<Stage>();
+  stage->job = job;
+  stage->index = index;
+  v1::StageRecord& record = stage->record;
+  record.set_stage_uid(options_.random_bytes(kStageUidBytes));
+  record.set_job_id(job->record.job_id());
+  record.set_name(from.name);
+  record.set_kind(std::string(spec::StageKindName(from.kind)));
+  record.set_pool(spec::IsPool(from.kind));
+  record.set_ranks_min(from.ranks.min);
+  record.set_ranks_max(from.ranks.max);
+  record.set_shards(from.shards);
+  for (const std::string& need : from.needs) record.add_needs(need);
+  record.set_seed(from.seed);
+  const Digest digest = spec::SemanticDigest(from);
+  record.set_semantic_digest(std::string(digest.bytes.begin(), digest.bytes.end()));
+  if (const auto* training = std::get_if<spec::TrainingSettings>(&from.settings)) {
+    record.set_keep_last(static_cast<uint32_t>(training->checkpoint.keep_last));
+    record.set_keep_every(static_cast<uint64_t>(training->checkpoint.keep_every));
+    record.set_steps(static_cast<uint64_t>(training->train.length.steps.value_or(0)));
+  }
+  record.set_state(v1::STAGE_STATE_BLOCKED);
+  record.set_reason("waits for its parents");
+  stage->spec_json = spec::StageToJson(from);
+  stage->shards = ShardTable(from.shards);
+  job->record.add_stage_uids(record.stage_uid());
+  ledger_.stages[record.stage_uid()] = stage.get();
+  ledger_.Put(kStageSpecFamily, record.stage_uid(), stage->spec_json);
+  ledger_.Touch(*stage);
+  job->stages.push_back(std::move(stage));
+}
+
+void Coordinator::Core::On(const CancelJob& input) {
+  const auto it = ledger_.jobs.find(input.request.job_id());
+  if (it == ledger_.jobs.end()) {
+    ledger_.Answer({input.call, NoSuchJob(input.request.job_id()), {}});
+    return;
+  }
+  Job* job = it->second.get();
+  if (!IsFinal(job->record.state()) && job->record.intent() != v1::INTENT_CANCEL) {
+    job->record.set_intent(v1::INTENT_CANCEL);
+    ledger_.Touch(*job);
+    ledger_.Event(job, nullptr, "job.cancel", By(input.actor, input.request.note()));
+    for (const auto& stage : job->stages) {
+      switch (OnCancel(stage->record.state())) {
+        case CommandEffect::kCancelNow:
+          Fire(stage.get(), StageEvent::kCancelled, "cancelled");
+          break;
+        case CommandEffect::kStopAttempt:
+          StopAttempt(stage.get(), v1::STOP_CAUSE_CANCEL, "cancelled");
+          break;
+        default:
+          break;  // publishing ends first; final stages stay
+      }
+    }
+    DeriveJob(job);
+  }
+  v1::CancelJobResponse response;
+  response.set_state(job->record.state());
+  ledger_.Answer({input.call, absl::OkStatus(), response});
+}
+
+void Coordinator::Core::On(const RetryJob& input) {
+  const auto it = ledger_.jobs.find(input.request.job_id());
+  if (it == ledger_.jobs.end()) {
+    ledger_.Answer({input.call, NoSuchJob(input.request.job_id()), {}});
+    return;
+  }
+  Job* job = it->second.get();
+  const bool any = std::any_of(job->stages.begin(), job->stages.end(), [](const auto& stage) {
+    return OnRetry(stage->record.state()) == CommandEffect::kRequeue;
+  });
+  if (job->record.intent() != v1::INTENT_RUN || !any) {
+    ledger_.Answer({input.call,
+                    absl::FailedPreconditionError(absl::StrCat("only a job with a failed stage can be retried; ",
+                                                               job->record.job_id(), " is ",
+                                                               Word(job->record.state()))),
+                    {}});
+    return;
+  }
+  ledger_.Event(job, nullptr, "job.retry", By(input.actor, input.request.note()));
+  job->record.set_attempted(std::any_of(job->stages.begin(), job->stages.end(), [](const auto& stage) {
+    return stage->record.state() == v1::STAGE_STATE_ACTIVE || stage->record.state() == v1::STAGE_STATE_PUBLISHING;
+  }));
+  job->record.clear_ended_at();
+  ledger_.Touch(*job);
+  for (const auto& stage : job->stages) {
+    const CommandEffect effect = OnRetry(stage->record.state());
+    if (effect == CommandEffect::kNothing) continue;
+    ResetBudget(&stage->record);
+    for (const uint32_t shard : stage->shards.ForgetPoisoned()) {
+      ledger_.Delete(kShardFamily, ShardKey(stage->record.stage_uid(), shard));
+    }
+    Fire(stage.get(), StageEvent::kRetried, "retried");
+  }
+  ResolveBlocked(job);
+  DeriveJob(job);
+  v1::RetryJobResponse response;
+  response.set_state(job->record.state());
+  ledger_.Answer({input.call, absl::OkStatus(), response});
+}
+
+v1::JobState Coordinator::Core::DerivedState(const Job& job) const {
+  bool all_final = true, all_good = true;
+  for (const auto& stage : job.stages) {
+    all_final = all_final && IsFinal(stage->record.state());
+    all_good = all_good && IsGood(stage->record.state());
+  }
+  if (all_good) return v1::JOB_STATE_SUCCEEDED;
+  if (job.record.intent() == v1::INTENT_CANCEL) return all_final ? v1::JOB_STATE_CANCELLED : v1::JOB_STATE_CANCELLING;
+  if (all_final) return v1::JOB_STATE_FAILED;
+  return job.record.attempted() ? v1::JOB_STATE_RUNNING : v1::JOB_STATE_PENDING;
+}
+
+void Coordinator::Core::DeriveJob(Job* job) {
+  const v1::JobState state = DerivedState(*job);
+  if (state == job->record.state()) return;
+  const auto next = Next(job->record.state(), EventTowards(state));
+  VLM_CHECK(next == state, absl::StrCat("a job cannot go from ", Word(job->record.state()), " to ", Word(state)));
+  live_jobs_ += IsFinal(job->record.state()) - IsFinal(state);
+  std::string reason;
+  for (const auto& stage : job->stages) {
+    if (stage->record.state() == v1::STAGE_STATE_FAILED && reason.empty()) {
+      reason = absl::StrCat("stage ", stage->record.name(), " failed: ", stage->record.reason());
+    }
+  }
+  job->record.set_state(state);
+  job->record.set_reason(reason);
+  if (IsFinal(state)) *job->record.mutable_ended_at() = Timestamp(ledger_.now.wall);
+  ledger_.Touch(*job);
+  ledger_.Event(job, nullptr, absl::StrCat("job.", Word(state)), reason);
+}
+
+}  // namespace vlm::coordinator

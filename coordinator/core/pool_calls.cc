@@ -1,0 +1,146 @@
+// The calls of a pool's ranks: DataService.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "coordinator/core/core.h"
+
+namespace vlm::coordinator {
+namespace {
+
+constexpr uint32_t kAskAgainMs = 500;
+
+absl::Status NotCurrent(uint64_t fence) {
+  return absl::FailedPreconditionError(absl::StrCat("this attempt is over; exit; fence ", fence));
+}
+
+}  // namespace
+
+absl::StatusOr<Stage*> Coordinator::Core::FindPool(const std::string& stage_uid, uint64_t fence) {
+  const auto it = ledger_.stages.find(stage_uid);
+  if (it == ledger_.stages.end()) return absl::NotFoundError("no such stage");
+  Stage* stage = it->second;
+  if (!stage->record.pool()) {
+    return absl::InvalidArgumentError(absl::StrCat("only pools have shards; stage ", stage->record.name(), " is ",
+                                                   stage->record.kind()));
+  }
+  if (stage->record.fence() != fence || !stage->attempt.has_value() || stage->attempt->record.fence() != fence ||
+      stage->record.state() != v1::STAGE_STATE_ACTIVE) {
+    return NotCurrent(fence);
+  }
+  return stage;
+}
+
+void Coordinator::Core::StoreShard(const Stage& stage, uint32_t shard) {
+  ledger_.Put(kShardFamily, ShardKey(stage.record.stage_uid(), shard), stage.shards.row(shard)->SerializeAsString());
+}
+
+void Coordinator::Core::On(const LeaseShards& input) {
+  const v1::LeaseShardsRequest& request = input.request;
+  const absl::StatusOr<Stage*> found = FindPool(request.stage_uid(), request.fence());
+  if (!found.ok()) {
+    ledger_.Answer({input.call, found.status(), {}});
+    return;
+  }
+  Stage* stage = *found;
+  const v1::AttemptState state = stage->attempt->record.state();
+  const v1::RankRecord* rank = FindRank(stage, request.rank());
+  const bool live = state == v1::ATTEMPT_STATE_STARTING || state == v1::ATTEMPT_STATE_RUNNING;
+  if (!live || rank == nullptr || rank->ended() || (!input.node_id.empty() && rank->node_id() != input.node_id)) {
+    ledger_.Answer({input.call, NotCurrent(request.fence()), {}});
+    return;
+  }
+  // An idle rank that asks is alive.
+  LiveRank& beats = stage->attempt->live[request.rank()];
+  beats.beat_at = beats.moved_at = now();
+  v1::LeaseShardsResponse response;
+  const bool reattaching = std::any_of(
+      stage->attempt->record.ranks().begin(), stage->attempt->record.ranks().end(), [&](const v1::RankRecord& other) {
+        return !other.ended() && workers_.Find(other.node_id())->state == v1::NODE_STATE_UNKNOWN;
+      });
+  if (stage->shards.finished()) {
+    response.set_done(true);
+  } else if (reattaching) {
+    response.set_retry_ms(kAskAgainMs);  // a rank we do not hear yet may hold any of them
+  } else {
+    const uint32_t open = stage->shards.shards() - stage->shards.done();
+    const uint32_t share = (open + stage->attempt->record.world() - 1) / stage->attempt->record.world();
+    const uint32_t count =
+        std::clamp<uint32_t>(std::min(request.count(), std::max<uint32_t>(1, share)), 1, kShardsPerLeaseMax);
+    for (auto& lease : stage->shards.Take(request.rank(), count, now() + options_.shard_lease,
+                                          [this] { return ledger_.NewLeaseId(); })) {
+      *response.add_leases() = std::move(lease);
+    }
+    if (response.leases().empty()) response.set_retry_ms(kAskAgainMs);
+  }
+  ledger_.Answer({input.call, absl::OkStatus(), std::move(response)});
+}
+
+void Coordinator::Core::On(const CommitShard& input) {
+  const v1::CommitShardRequest& request = input.request;
+  const absl::StatusOr<Stage*> found = FindPool(request.stage_uid(), request.fence());
+  if (!found.ok()) {
+    ledger_.Answer({input.call, found.status(), {}});
+    return;
+  }
+  Stage* stage = *found;
+  bool changed = false;
+  const absl::Status status = stage->shards.Commit(request, &changed);
+  if (changed) {
+    StoreShard(*stage, request.shard());
+    stage->record.set_committed_since(true);
+    ledger_.Touch(*stage);
+    if (stage->shards.finished()) {
+      ledger_.Event(stage->job, stage, "shard.finished", absl::StrCat(stage->shards.shards(), " shards are done"));
+      FinishIfReaped(stage);
+    }
+  }
+  if (!status.ok()) {
+    ledger_.Answer({input.call, status, {}});
+    return;
+  }
+  ledger_.Answer({input.call, absl::OkStatus(), v1::CommitShardResponse()});
+}
+
+void Coordinator::Core::On(const FailShard& input) {
+  const v1::FailShardRequest& request = input.request;
+  const absl::StatusOr<Stage*> found = FindPool(request.stage_uid(), request.fence());
+  if (!found.ok()) {
+    ledger_.Answer({input.call, found.status(), {}});
+    return;
+  }
+  if ((*found)->shards.Fail(request.shard(), request.lease_id(), request.error())) {
+    StopPoisoned(*found, {request.shard()});
+  }
+  ledger_.Answer({input.call, absl::OkStatus(), v1::FailShardResponse()});
+}
+
+void Coordinator::Core::StopPoisoned(Stage* stage, const std::vector<uint32_t>& shards) {
+  for (const uint32_t shard : shards) {
+    StoreShard(*stage, shard);
+    const std::string& error = stage->shards.row(shard)->error();
+    const std::string message = absl::StrCat("shard ", shard, " failed ", kShardTriesMax, " times: ", error);
+    ledger_.Event(stage->job, stage, "shard.poisoned", message);
+    BlameRank(stage, {v1::FAILURE_CLASS_BAD_DATA, now(), absl::ZeroDuration(), -1, message});
+    StopAttempt(stage, v1::STOP_CAUSE_FAILURE, message);
+  }
+}
+
+void Coordinator::Core::On(const ListShards& input) {
+  const v1::ListShardsRequest& request = input.request;
+  const absl::StatusOr<Stage*> found = FindPool(request.stage_uid(), request.fence());
+  absl::Status status = found.status();
+  if (status.ok() && (*found)->shards.done() != (*found)->shards.shards()) {
+    status = absl::FailedPreconditionError(absl::StrCat("shards are listed when all are done; done: ",
+                                                        (*found)->shards.done(), " of ", (*found)->shards.shards()));
+  }
+  if (!status.ok()) {
+    ledger_.Answer({input.call, std::move(status), {}});
+    return;
+  }
+  v1::ListShardsResponse response;
+  for (auto& output : (*found)->shards.Winners()) *response.add_outputs() = std::move(output);
+  ledger_.Answer({input.call, absl::OkStatus(), std::move(response)});
+}
+
+}  // namespace vlm::coordinator
