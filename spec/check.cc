@@ -125,7 +125,7 @@ class Checker {
     YamlNode value;
     if (row.fallback[0] == '@') {
       const YamlNode* sibling = node.Find(row.fallback.substr(1));
-      if (sibling == nullptr) return nullptr;
+      if (sibling == nullptr || !Fits(*sibling, child, kinds, path)) return nullptr;
       value = *sibling;
     } else if (row.fallback[0] == '^') {
       const YamlNode* inherited = root_ == nullptr ? nullptr : Inherited(row.fallback.substr(1));
@@ -134,18 +134,23 @@ class Checker {
         hole_ = true;
         return nullptr;
       }
-      value = *inherited;
-      Diagnostics reported_above;
-      Checker(root_, &reported_above).Value(value, child, kinds, path);
-      if (!reported_above.empty()) {
+      if (!Fits(*inherited, child, kinds, path)) {
         hole_ = true;
         return nullptr;
       }
+      value = *inherited;
     } else {
       value = FallbackNode(row);
     }
     node.entries.push_back({child.key, {}, std::move(value)});
     return &node.entries.back().value;
+  }
+
+  // What is wrong with a value that is copied was reported where it stands.
+  bool Fits(YamlNode value, const SchemaNode& schema, KindMask kinds, const std::string& path) const {
+    Diagnostics reported_already;
+    Checker(root_, &reported_already).Value(value, schema, kinds, path);
+    return reported_already.empty();
   }
 
   // "stop_if.nonfinite_steps" below spec; the rows before spec.stages are complete when stages are checked.

@@ -51,7 +51,8 @@ class Loader {
     }
     absl::StatusOr<std::string> text = ReadFile(files_, path, kJobBytesMax);
     if (!text.ok()) {
-      diagnostics_->Add({"", named_at, absl::StrCat("cannot read the file: ", std::string(text.status().message())), ""});
+      diagnostics_->Add(
+          {"", named_at, absl::StrCat("cannot read the file: ", std::string(text.status().message())), ""});
       return std::nullopt;
     }
     std::optional<YamlNode> own = ReadYaml(*text, path, diagnostics_);
@@ -77,7 +78,8 @@ class Loader {
     std::optional<YamlNode> merged;
     for (const YamlNode& item : extends.items) {
       if (!item.is_scalar() || item.scalar.empty()) {
-        diagnostics_->Add({"extends", item.at.ToPosition(), absl::StrCat("expected a file, got ", item.Describe()), ""});
+        diagnostics_->Add(
+            {"extends", item.at.ToPosition(), absl::StrCat("expected a file, got ", item.Describe()), ""});
         return std::nullopt;
       }
       const std::filesystem::path base = std::filesystem::path(path).parent_path() / item.scalar;

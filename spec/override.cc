@@ -111,7 +111,8 @@ class Setter {
     if (found != nullptr) return found;
     std::vector<std::string> names;
     for (size_t i = 0; i < node->items.size(); ++i) names.push_back(ElementName(node->items[i], i));
-    Report(absl::StrCat("no such list entry: [", step.name, "]"), absl::StrCat("entries: ", absl::StrJoin(names, ", ")));
+    Report(absl::StrCat("no such list entry: [", step.name, "]"),
+           absl::StrCat("entries: ", absl::StrJoin(names, ", ")));
     return nullptr;
   }
 

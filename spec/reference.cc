@@ -79,7 +79,9 @@ absl::StatusOr<std::string> Explain(std::string_view path) {
   const SchemaNode* node = FindSchemaNode(path);
   if (node == nullptr || node->rows.empty()) {
     std::vector<std::string> known;
-    for (const Field& field : SchemaTable()) known.emplace_back(absl::StrReplaceAll(std::string(field.path), {{"[]", ""}}));
+    for (const Field& field : SchemaTable()) {
+      known.push_back(absl::StrReplaceAll(std::string(field.path), {{"[]", ""}}));
+    }
     const std::string nearest = Nearest(absl::StrReplaceAll(std::string(path), {{"[]", ""}}), known);
     return absl::NotFoundError(absl::StrCat("no such field: ", std::string(path),
                                             nearest.empty() ? "" : absl::StrCat("; did you mean ", nearest, "?")));
@@ -106,7 +108,8 @@ absl::StatusOr<std::string> Explain(std::string_view path) {
 
 std::string ReferenceMarkdown() {
   std::string out = kIntroduction;
-  constexpr char kHeader[] = "\n| Field | Type | Default | Stage kinds | Result | Meaning |\n|---|---|---|---|---|---|\n";
+  constexpr char kHeader[] =
+      "\n| Field | Type | Default | Stage kinds | Result | Meaning |\n|---|---|---|---|---|---|\n";
   absl::StrAppend(&out, "\n## The job\n", kHeader);
   for (const Field& field : SchemaTable()) {
     if (!field.path.starts_with("spec.stages[].") || ParentPath(field.path).empty()) AppendRow(field, &out);

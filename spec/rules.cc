@@ -18,39 +18,51 @@ namespace {
 
 constexpr uint32_t kPoolShardsMax = 65536;
 
-// The place of "train.lr.llm" or "tasks[1].source" below `node`; of the nearest part that was written.
-Place PlaceBelow(const YamlNode& node, std::string_view path) {
-  Place place = node.at;
+struct Found {
+  Place at;          // of the nearest part that was written
+  std::string path;  // list entries by name where they have one
+};
+
+// What "train.lr.llm" or "tasks[1].source" is below `node`.
+Found FindBelow(const YamlNode& node, std::string_view path) {
+  Found found{node.at, ""};
   const YamlNode* at = &node;
-  while (at != nullptr && !path.empty()) {
-    if (path[0] == '[') {
-      const size_t close = path.find(']');
-      const auto number = static_cast<size_t>(*ReadInteger(path.substr(1, close - 1)));
-      at = number < at->items.size() ? &at->items[number] : nullptr;
-      path.remove_prefix(close + 1);
-    } else {
-      const size_t end = std::min(path.find_first_of(".["), path.size());
-      at = at->Find(path.substr(0, end));
-      path.remove_prefix(end);
+  while (!path.empty()) {
+    if (path[0] == '.') {
+      found.path += '.';
+      path.remove_prefix(1);
     }
-    if (!path.empty() && path[0] == '.') path.remove_prefix(1);
-    if (at != nullptr && at->at.known()) place = at->at;
+    const bool entry = path[0] == '[';
+    const size_t end = entry ? path.find(']') + 1 : std::min(path.find_first_of(".["), path.size());
+    const std::string_view part = path.substr(0, end);
+    path.remove_prefix(end);
+    if (entry) {
+      const auto number = static_cast<size_t>(*ReadInteger(part.substr(1, part.size() - 2)));
+      at = at != nullptr && number < at->items.size() ? &at->items[number] : nullptr;
+      absl::StrAppend(&found.path, "[", at == nullptr ? absl::StrCat(number) : ElementName(*at, number), "]");
+    } else {
+      at = at == nullptr ? nullptr : at->Find(part);
+      found.path += part;
+    }
+    if (at != nullptr && at->at.known()) found.at = at->at;
   }
-  return place;
+  return found;
 }
 
 std::string Quoted(std::string_view name) { return absl::StrCat("'", std::string(name), "'"); }
 
 class RuleChecker {
  public:
-  RuleChecker(const YamlNode& stages, const std::vector<std::optional<Stage>>& all, Diagnostics* diagnostics)
-      : nodes_(stages), all_(all), diagnostics_(diagnostics) {}
+  // `job_ranks` may be null.
+  RuleChecker(const YamlNode& stages, const YamlNode* job_ranks, const std::vector<std::optional<Stage>>& all,
+              Diagnostics* diagnostics)
+      : nodes_(stages), job_ranks_(job_ranks), all_(all), diagnostics_(diagnostics) {}
 
   void Run() {
     for (number_ = 0; number_ < all_.size(); ++number_) {
       if (!all_[number_]) continue;
       const Stage& stage = *all_[number_];
-      if (stage.ranks.min > stage.ranks.max) {
+      if (stage.ranks.min > stage.ranks.max && !InheritsRanks()) {
         Report("ranks.min", absl::StrCat("impossible number of ranks: min ", stage.ranks.min, " is above max ",
                                          stage.ranks.max));
       }
@@ -69,8 +81,15 @@ class RuleChecker {
  private:
   void Report(const std::string& below, std::string message, std::string suggestion = "") {
     const YamlNode& node = nodes_.items[number_];
-    diagnostics_->Add({absl::StrCat("spec.stages[", ElementName(node, number_), "].", below),
-                       PlaceBelow(node, below).ToPosition(), std::move(message), std::move(suggestion)});
+    const Found found = FindBelow(node, below);
+    diagnostics_->Add({absl::StrCat("spec.stages[", ElementName(node, number_), "].", found.path),
+                       found.at.ToPosition(), std::move(message), std::move(suggestion)});
+  }
+
+  // The job's ranks are reported once, where they stand.
+  bool InheritsRanks() const {
+    const YamlNode* ranks = nodes_.items[number_].Find("ranks");
+    return job_ranks_ != nullptr && ranks != nullptr && ranks->at.ToPosition() == job_ranks_->at.ToPosition();
   }
 
   const Stage* Find(const std::string& name) const {
@@ -98,8 +117,8 @@ class RuleChecker {
     }
     Distinct(settings.splits, "generate.splits", ".name", [](const GenerateSplit& split) { return split.name; });
     if (stage.shards > kPoolShardsMax) {
-      Report("generate.shard_samples", absl::StrCat("too many shards: ", stage.shards, ", the limit is ", kPoolShardsMax),
-             "make shards larger");
+      Report("generate.shard_samples",
+             absl::StrCat("too many shards: ", stage.shards, ", the limit is ", kPoolShardsMax), "make shards larger");
     }
   }
 
@@ -142,7 +161,8 @@ class RuleChecker {
       if (!from.stage.empty()) Split(from.stage, from.split, absl::StrCat("data.sources[", i, "].from.split"));
     }
     if (settings.image && settings.image->size % settings.image->patch != 0) {
-      Report("data.image.size", absl::StrCat("not a multiple of patch ", settings.image->patch, ": ", settings.image->size));
+      Report("data.image.size",
+             absl::StrCat("not a multiple of patch ", settings.image->patch, ": ", settings.image->size));
     }
     const Stage* tokenizer = Find(settings.tokenizer_stage);
     if (tokenizer == nullptr || tokenizer->kind != StageKind::kTokenizer) return;
@@ -165,7 +185,8 @@ class RuleChecker {
     const TrainingSettings& settings = stage.training();
     Model(settings.model);
     const TrainSettings& train = settings.train;
-    const int lengths = train.length.steps.has_value() + train.length.epochs.has_value() + train.length.tokens.has_value();
+    const int lengths =
+        train.length.steps.has_value() + train.length.epochs.has_value() + train.length.tokens.has_value();
     if (lengths > 1) Report("train", "only one of steps, epochs and tokens may stand");
     if (train.micro_batch > train.global_batch) {
       Report("train.micro_batch", absl::StrCat("above global_batch ", train.global_batch, ": ", train.micro_batch));
@@ -206,7 +227,8 @@ class RuleChecker {
       Report("model.vision.hidden", absl::StrCat("not a multiple of heads ", vision.heads, ": ", vision.hidden));
     }
     if (vision.image_size % vision.patch != 0) {
-      Report("model.vision.image_size", absl::StrCat("not a multiple of patch ", vision.patch, ": ", vision.image_size));
+      Report("model.vision.image_size",
+             absl::StrCat("not a multiple of patch ", vision.patch, ": ", vision.image_size));
     }
   }
 
@@ -281,7 +303,8 @@ class RuleChecker {
     if (!settings.image) return;
     if (stage.kind == StageKind::kPretrain) {
       Report("data.index", "a pretrain stage reads text only, and its index has pictures");
-    } else if (vision != nullptr && (vision->image_size != settings.image->size || vision->patch != settings.image->patch)) {
+    } else if (vision != nullptr &&
+               (vision->image_size != settings.image->size || vision->patch != settings.image->patch)) {
       Report("data.index", absl::StrCat("the index's pictures of ", settings.image->size, " pixels in patches of ",
                                         settings.image->patch, " differ from the model's: ", vision->image_size,
                                         " and ", vision->patch));
@@ -304,6 +327,7 @@ class RuleChecker {
   }
 
   const YamlNode& nodes_;
+  const YamlNode* const job_ranks_;
   const std::vector<std::optional<Stage>>& all_;
   Diagnostics* const diagnostics_;
   size_t number_ = 0;  // of the stage being checked
@@ -315,16 +339,18 @@ void CheckRules(const YamlNode& root, const std::vector<std::optional<Stage>>& s
   const YamlNode* spec = root.Find("spec");
   const YamlNode* list = spec == nullptr ? nullptr : spec->Find("stages");
   if (list == nullptr || !list->is_list() || list->items.size() != stages.size()) return;
-  RuleChecker(*list, stages, diagnostics).Run();
+  RuleChecker(*list, spec->Find("ranks"), stages, diagnostics).Run();
 }
 
 void CheckJobRules(const YamlNode& root, Diagnostics* diagnostics) {
   const auto report = [&](const std::string& path, std::string message, std::string suggestion) {
-    diagnostics->Add({path, PlaceBelow(root, path).ToPosition(), std::move(message), std::move(suggestion)});
+    diagnostics->Add({path, FindBelow(root, path).at.ToPosition(), std::move(message), std::move(suggestion)});
   };
   if (const YamlNode* metadata = root.Find("metadata"); metadata != nullptr) {
     const YamlNode* name = metadata->Find("name");
-    const auto allowed = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.'; };
+    const auto allowed = [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '.';
+    };
     if (name != nullptr && name->is_scalar() && IsName(name->scalar) &&
         !std::all_of(name->scalar.begin(), name->scalar.end(), allowed)) {
       report("metadata.name", absl::StrCat("not a job name: ", Quoted(name->scalar)),

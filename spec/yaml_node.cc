@@ -220,6 +220,46 @@ bool CheckBytes(std::string_view text, const std::string& source, Diagnostics* d
   return true;
 }
 
+// Finds the place where [ and { nest beyond the limit, outside quotes and comments, before yaml-cpp sees the text:
+// it queues a whole line of them and takes a long one for a key. Text in a block scalar counts like any other.
+bool CheckFlowDepth(std::string_view text, const std::string& source, Diagnostics* diagnostics) {
+  int depth = 0;
+  int32_t line = 1, column = 0;
+  char quote = 0, before = '\n';
+  bool comment = false;
+  for (const char c : text) {
+    column += (c & 0xC0) != 0x80 ? 1 : 0;
+    const bool starts_token = before == ' ' || before == '\n' || before == '\t' || (depth > 0 && before != 0 &&
+                              std::string_view("[{,:").find(before) != std::string_view::npos);
+    if (c == '\n') {
+      ++line;
+      column = 0;
+      comment = false;
+    } else if (comment) {
+    } else if (quote != 0) {
+      if (quote == '"' && before == '\\') {
+        before = 0;  // an escaped character, which may be a backslash
+        continue;
+      }
+      if (c == quote) quote = 0;
+    } else if ((c == '"' || c == '\'') && starts_token) {
+      quote = c;
+    } else if (c == '#' && (before == ' ' || before == '\n' || before == '\t')) {
+      comment = true;
+    } else if ((c == '[' || c == '{') && (depth > 0 || starts_token)) {
+      if (++depth > kDepthMax) {
+        diagnostics->Add({"", {source, line, column},
+                          absl::StrCat("nested too deeply: the limit is ", kDepthMax, " levels"), ""});
+        return false;
+      }
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+    before = c;
+  }
+  return true;
+}
+
 }  // namespace
 
 const YamlNode* YamlNode::Find(std::string_view key) const {
@@ -256,7 +296,7 @@ YamlNode ScalarNode(std::string scalar, Place at, bool quoted) {
 }
 
 std::optional<YamlNode> ReadYaml(std::string_view text, const std::string& source, Diagnostics* diagnostics) {
-  if (!CheckBytes(text, source, diagnostics)) return std::nullopt;
+  if (!CheckBytes(text, source, diagnostics) || !CheckFlowDepth(text, source, diagnostics)) return std::nullopt;
   const LineTable lines(text);
   TreeBuilder builder(lines, std::make_shared<const std::string>(source), diagnostics);
   std::istringstream stream{std::string(text)};
