@@ -6,7 +6,7 @@
 
 namespace vlm::model::ops {
 
-// silu(gate) * up for gate_up = [gate | up], [N, 2F] -> [N, F]. Differentiable.
+// silu(gate) * up for gate_up = [gate | up], [N, 2F] -> [N, F]. Differentiable when grad mode is on.
 at::Tensor SwiGlu(const at::Tensor& gate_up);
 // dL/dgate_up, [N, 2F]: d_gate = da * up * silu'(gate), d_up = da * silu(gate).
 at::Tensor SwiGluBackward(const at::Tensor& da_NF, const at::Tensor& gate_up);

@@ -4,6 +4,10 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <cmath>
+
+#include "model/ops/exp.h"
+#include "model/ops/parallel.h"
 
 namespace vlm::model::ops {
 namespace {
@@ -19,15 +23,92 @@ at::Tensor Logits(const HeadInput& in, int64_t begin, int64_t count) {
   return at::mm(in.hidden_KD.narrow(0, begin, count), in.weight_VD.t()).to(LossType(in.hidden_KD));
 }
 
+// Sums run in fp32 inside a block and in fp64 over blocks: a row of a large vocabulary would lose digits.
+constexpr int64_t kSumBlock = 4096;
+constexpr int64_t kRowsPerThread = 8;
+
+bool Fused(const at::Tensor& logits) {
+  return logits.is_cpu() && logits.scalar_type() == at::kFloat && logits.is_contiguous();
+}
+
+struct RowStatistics {
+  float lse, mean;
+};
+
+__attribute__((always_inline)) inline RowStatistics StatisticsOfRow(const float* logits, int64_t width) {
+  float largest = -INFINITY;
+#pragma omp simd reduction(max : largest)
+  for (int64_t j = 0; j < width; ++j) largest = logits[j] > largest ? logits[j] : largest;
+  double total = 0, exponentials = 0;
+  for (int64_t first = 0; first < width; first += kSumBlock) {
+    const int64_t last = std::min(width, first + kSumBlock);
+    float sum = 0, exponential_sum = 0;
+#pragma omp simd reduction(+ : sum, exponential_sum)
+    for (int64_t j = first; j < last; ++j) {
+      sum += logits[j];
+      exponential_sum += Exp(logits[j] - largest);
+    }
+    total += sum;
+    exponentials += exponential_sum;
+  }
+  return {largest + static_cast<float>(std::log(exponentials)), static_cast<float>(total / width)};
+}
+
+HeadResults FusedStatistics(const at::Tensor& logits, const at::Tensor& targets) {
+  const int64_t rows = logits.size(0), width = logits.size(1);
+  const HeadResults results = {at::empty({rows}, logits.options()), at::empty({rows}, logits.options()),
+                               at::empty({rows}, logits.options())};
+  const at::Tensor ids = targets.contiguous();
+  const float* source = logits.const_data_ptr<float>();
+  const int64_t* id = ids.const_data_ptr<int64_t>();
+  float *logp = results.logp_K.mutable_data_ptr<float>(), *lse = results.lse_K.mutable_data_ptr<float>();
+  float* mean = results.mean_logit_K.mutable_data_ptr<float>();
+  ParallelRows(rows, kRowsPerThread, [=](int64_t begin, int64_t end) __attribute__((always_inline)) {
+    for (int64_t r = begin; r < end; ++r) {
+      const RowStatistics row = StatisticsOfRow(source + r * width, width);
+      lse[r] = row.lse;
+      mean[r] = row.mean;
+      logp[r] = source[r * width + id[r]] - row.lse;
+    }
+  });
+  return results;
+}
+
 HeadResults Statistics(const at::Tensor& logits, const at::Tensor& targets) {
+  if (Fused(logits)) return FusedStatistics(logits, targets);
   const at::Tensor lse = at::logsumexp(logits, 1);
   const at::Tensor chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1);
   return {chosen - lse, lse, logits.mean(1)};
 }
 
+void FusedLogitGradient(at::Tensor logits, const at::Tensor& lse_K, const at::Tensor& targets,
+                        const TokenCoefficients& k) {
+  const int64_t rows = logits.size(0), width = logits.size(1);
+  const auto fp32 = [](const at::Tensor& x) { return x.to(at::kFloat).contiguous(); };
+  const at::Tensor a_K = fp32(k.a_K), b_K = fp32(k.b_K), c_K = fp32(k.c_K), ids = targets.contiguous();
+  const at::Tensor lse_contiguous = lse_K.contiguous();
+  const float *a = a_K.const_data_ptr<float>(), *b = b_K.const_data_ptr<float>(), *c = c_K.const_data_ptr<float>();
+  const float* lse = lse_contiguous.const_data_ptr<float>();
+  const int64_t* id = ids.const_data_ptr<int64_t>();
+  float* data = logits.mutable_data_ptr<float>();
+  ParallelRows(rows, kRowsPerThread, [=](int64_t begin, int64_t end) __attribute__((always_inline)) {
+    for (int64_t r = begin; r < end; ++r) {
+      float* row = data + r * width;
+      const float shift = lse[r], scale = b[r], constant = c[r];
+#pragma omp simd
+      for (int64_t j = 0; j < width; ++j) row[j] = Exp(row[j] - shift) * scale + constant;
+      row[id[r]] += a[r];
+    }
+  });
+}
+
 // dL/dlogits in the memory of the logits: softmax * b + c, then a at the target.
 at::Tensor LogitGradient(at::Tensor logits, const at::Tensor& lse, const at::Tensor& targets,
                          const TokenCoefficients& k) {
+  if (Fused(logits)) {
+    FusedLogitGradient(logits, lse, targets, k);
+    return logits;
+  }
   const at::ScalarType type = logits.scalar_type();
   logits.sub_(lse.unsqueeze(1)).exp_().mul_(k.b_K.to(type).unsqueeze(1));
   logits.add_(k.c_K.to(type).unsqueeze(1));
