@@ -25,7 +25,8 @@ class CodePointClasses {
   static const CodePointClasses& Get();
 
   CodePointClass Of(uint32_t code_point) const {
-    return static_cast<CodePointClass>(pages_[static_cast<uint32_t>(page_of_[code_point >> 8]) * 256 + (code_point & 255)]);
+    const uint32_t page = page_of_[code_point >> 8];
+    return static_cast<CodePointClass>(pages_[page * 256 + (code_point & 255)]);
   }
 
   // The code point at `at`, which must be before `end`. Bytes of an ill-formed sequence (overlong forms,

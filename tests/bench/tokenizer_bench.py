@@ -144,7 +144,8 @@ def bench(arguments, folder, name, documents):
     megabytes = os.path.getsize(corpus) / 1e6
     ours, parts, theirs = [], [], []
     for _ in range(arguments.rounds):
-        parts.append([float(v) for v in run([arguments.bench, "train", "gpt4", str(arguments.vocab), corpus, ours_json])])
+        printed = run([arguments.bench, "train", "gpt4", str(arguments.vocab), corpus, ours_json])
+        parts.append([float(seconds) for seconds in printed])
         ours.append(sum(parts[-1]))
         seconds, reference = train_reference(documents, arguments.vocab)
         theirs.append(seconds)

@@ -11,15 +11,18 @@ namespace {
 
 constexpr std::string_view kSyllables[] = {"the", "re", "in", "on", "er", "an", "ti", "es", "en", "at", "ed", "nd",
                                            "to", "or", "ea", "is", "it", "ar", "te", "se", "hi", "of", "st", "ng"};
-constexpr std::string_view kJoins[] = {" ", " ", " ", " ", " ", " ", ", ", ". ", "'s ", "'ll ", "\n", " (", ") ", " 42 "};
+constexpr std::string_view kJoins[] = {" ", " ", " ", " ", " ", " ", ", ", ". ", "'s ", "'ll ", "\n",
+                                       " (", ") ", " 42 "};
 constexpr std::string_view kChineseMarks[] = {"，", "。", "、", "！", "\n"};
 constexpr uint32_t kEmoji[] = {0x1F600, 0x1F44D, 0x2764, 0xFE0F, 0x200D, 0x1F3FD, 0x1F1E9, 0x1F1EA, 0x20, 0x61};
 
 // Pieces that sit on the borders of the patterns' classes and rules.
 constexpr std::string_view kPieces[] = {
-    "a",  "Z",   "hello", "0",    "7",   "1234", ".",    "!?",  "--", "'",    "'s",  "'S",   "'t",  "'re", "'RE", "'vE",
+    "a",  "Z",   "hello", "0",    "7",   "1234", ".",    "!?",  "--", "'",    "'s",  "'S",   "'t",  "'re",
+    "'RE", "'vE",
     "'m", "'LL", "'d",    "''",   " ",   "  ",   "   ",  "\t",  "\n", "\r",   "\r\n", "\n\n", "\v",  "\f",  "_",   "$",
-    "é",  "e\u0301", "\u0301", "\u00A0", "\u0085", "\u3000", "\u2028", "\u2003", "\u200B", "\uFEFF", "\u017F", "'\u017F",
+    "é",  "e\u0301", "\u0301", "\u00A0", "\u0085", "\u3000", "\u2028", "\u2003", "\u200B", "\uFEFF", "\u017F",
+    "'\u017F",
     "\u212A", "²", "½", "٣", "Ⅷ", "〇", "㊿", "中", "文字", "한국어", "ひらがな", "ไทย", "नमस्ते", "עברית",
     "😀", "👍🏽", "\U0001F1E9\U0001F1EA", "\U00010400", "\U0001D7D8", "\U000E0100", "\u0378", "\uE000", "\uFFFE",
     "\U0010FFFF", "<|im_start|>", "<|image|>", "<|im", "|>", "<|im_end|><|im_end|>", std::string_view("\0x", 2),
