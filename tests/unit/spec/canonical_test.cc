@@ -3,10 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/random.h"
@@ -34,7 +33,8 @@ std::string DigestOf(const std::string& text, const std::string& stage) {
 }
 
 TEST(Canonical, EveryStageOfTheExamplesSurvivesARoundTrip) {
-  for (const std::string& text : {ReadSource("examples/shapes/job.yaml"), ReadSource("examples/shapes/tiny.yaml"), FullJob()}) {
+  for (const std::string& text :
+       {ReadSource("examples/shapes/job.yaml"), ReadSource("examples/shapes/tiny.yaml"), FullJob()}) {
     for (const Stage& stage : MustParse(text).stages) {
       const std::string json = StageToJson(stage);
       const absl::StatusOr<Stage> back = StageFromJson(json);
@@ -47,15 +47,16 @@ TEST(Canonical, EveryStageOfTheExamplesSurvivesARoundTrip) {
 }
 
 TEST(Canonical, FieldsOfALargeStageSurviveARoundTrip) {
-  const Job job = MustParse(With("      kind: sft",
-                                 "      kind: sft\n"
-                                 "      seed: 18446744073709\n"
-                                 "      train: {tokens: 11.2B, lr: {llm: 1e-5, vision: 2e-5, connector: 0.1, embedding: "
-                                 "0.3}, rules: [{pattern: \"*.norm*\", weight_decay: 0}, {pattern: \"a?\", lr: 1}], "
-                                 "trainable: [\"llm.blocks[-4:]\", connector, vision], precision: bf16, zero: 0, "
-                                 "overlap: true, recompute: true, clip: 0, optimizer: {beta2: 0.999}, schedule: {kind: "
-                                 "linear, final_ratio: 0}}\n"
-                                 "      checkpoint: {every: 7, keep_last: 1, keep_every: 21}"));
+  const Job job =
+      MustParse(With("      kind: sft",
+                     "      kind: sft\n"
+                     "      seed: 18446744073709\n"
+                     "      train: {tokens: 11.2B, lr: {llm: 1e-5, vision: 2e-5, connector: 0.1, embedding: "
+                     "0.3}, rules: [{pattern: \"*.norm*\", weight_decay: 0}, {pattern: \"a?\", lr: 1}], "
+                     "trainable: [\"llm.blocks[-4:]\", connector, vision], precision: bf16, zero: 0, "
+                     "overlap: true, recompute: true, clip: 0, optimizer: {beta2: 0.999}, schedule: {kind: "
+                     "linear, final_ratio: 0}}\n"
+                     "      checkpoint: {every: 7, keep_last: 1, keep_every: 21}"));
   const Stage& stage = *FindStage(job, "s");
   const Stage back = *StageFromJson(StageToJson(stage));
   const TrainSettings& train = back.training().train;
@@ -73,10 +74,11 @@ TEST(Canonical, FieldsOfALargeStageSurviveARoundTrip) {
 }
 
 TEST(Canonical, JsonIsWhatTheFileSays) {
-  EXPECT_EQ(StageToJson(*FindStage(MustParse(FullJob()), "i")),
-            R"({"data":{"context":512,"image":{"patch":6,"size":24},"sources":[{"from":{"split":"captions","stage":"g"},)"
-            R"("name":"captions"}],"template":"chatml","tokenizer":{"stage":"t"}},"kind":"index","name":"i",)"
-            R"("needs":["g","t"],"ranks":{"max":1,"min":1},"seed":0,"shards":8})");
+  EXPECT_EQ(
+      StageToJson(*FindStage(MustParse(FullJob()), "i")),
+      R"({"data":{"context":512,"image":{"patch":6,"size":24},"sources":[{"from":{"split":"captions","stage":"g"},)"
+      R"("name":"captions"}],"template":"chatml","tokenizer":{"stage":"t"}},"kind":"index","name":"i",)"
+      R"("needs":["g","t"],"ranks":{"max":1,"min":1},"seed":0,"shards":8})");
 }
 
 TEST(Canonical, OtherJsonIsRefused) {
@@ -115,8 +117,9 @@ TEST(Canonical, DigestIgnoresWhatDoesNotChangeResults) {
   for (const char* train : {"zero: 0", "overlap: true", "recompute: true"}) {
     EXPECT_EQ(DigestOf(With("lr: 1e-3", std::string("lr: 1e-3, ") + train), "p"), digest) << train;
   }
-  EXPECT_EQ(DigestOf(With("lr: 1e-3}", "lr: 0.001}\n      checkpoint: {every: 3}\n      stop_if: {nonfinite_steps: 1}\n"
-                                       "      ranks: {min: 2, max: 9}\n      needs: [g]"),
+  EXPECT_EQ(DigestOf(With("lr: 1e-3}",
+                          "lr: 0.001}\n      checkpoint: {every: 3}\n      stop_if: {nonfinite_steps: 1}\n"
+                          "      ranks: {min: 2, max: 9}\n      needs: [g]"),
                      "p"),
             digest);
   EXPECT_EQ(DigestOf(With("spec:\n", "spec:\n  retry: [{on: [crash], limit: 9}]\n  artifacts: /x\n"), "p"), digest);

@@ -19,8 +19,7 @@ using testing::HasSubstr;
 class ComposeTest : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = testing::TempDir() + "compose_" +
-              testing::UnitTest::GetInstance()->current_test_info()->name();
+    folder_ = testing::TempDir() + "compose_" + testing::UnitTest::GetInstance()->current_test_info()->name();
     ASSERT_TRUE(RemoveTree(PosixFileSystem(), folder_).ok());
     ASSERT_TRUE(MakeDirectories(PosixFileSystem(), folder_ + "/recipes").ok());
   }
@@ -61,9 +60,10 @@ TEST_F(ComposeTest, LaterFilesWinMapsMergeListsReplace) {
 
 TEST_F(ComposeTest, OverridesSetMakeAndRemove) {
   Write("job.yaml", FullJob());
-  const std::string text = Composed({"spec.stages[s].train.lr=1e-5", "spec.stages[0].generate.splits[captions].samples=2K",
-                                     "metadata.labels={who: me}", "spec.stages[p].train.steps=",
-                                     "spec.stages[p].train.epochs=2", "spec.resources.gpu=0"});
+  const std::string text =
+      Composed({"spec.stages[s].train.lr=1e-5", "spec.stages[0].generate.splits[captions].samples=2K",
+                "metadata.labels={who: me}", "spec.stages[p].train.steps=", "spec.stages[p].train.epochs=2",
+                "spec.resources.gpu=0"});
   EXPECT_THAT(text, HasSubstr("lr: 1e-5  # from --set spec.stages[s].train.lr\n"));
   const Job job = MustParse(text);
   EXPECT_EQ(FindStage(job, "s")->training().train.lr.at("llm"), 1e-5);
@@ -75,12 +75,14 @@ TEST_F(ComposeTest, OverridesSetMakeAndRemove) {
 
 TEST_F(ComposeTest, BadOverridesNameTheirPath) {
   Write("job.yaml", FullJob());
-  EXPECT_EQ(Composed({"spec.seed"}), "--set spec.seed: spec.seed: not an override: 'spec.seed'; write PATH=VALUE, like "
-                                     "spec.stages[sft].train.lr=1e-5\n");
+  EXPECT_EQ(Composed({"spec.seed"}),
+            "--set spec.seed: spec.seed: not an override: 'spec.seed'; write PATH=VALUE, like "
+            "spec.stages[sft].train.lr=1e-5\n");
   EXPECT_THAT(Composed({".a=1"}), HasSubstr("not an override"));
   EXPECT_THAT(Composed({"a[=1"}), HasSubstr("not an override"));
   EXPECT_THAT(Composed({"a..b=1"}), HasSubstr("not an override"));
-  EXPECT_THAT(Composed({"spec.stages[x].seed=1"}), HasSubstr("no such list entry: [x]; entries: g, t, i, p, a, s, e\n"));
+  EXPECT_THAT(Composed({"spec.stages[x].seed=1"}),
+              HasSubstr("no such list entry: [x]; entries: g, t, i, p, a, s, e\n"));
   EXPECT_THAT(Composed({"spec.stages[7].seed=1"}), HasSubstr("no such list entry: [7]"));
   EXPECT_THAT(Composed({"metadata.name.a=1"}), HasSubstr("not a map, so it has no key 'a'"));
   EXPECT_THAT(Composed({"spec.nothing="}), HasSubstr("no such key to remove: 'nothing'"));
@@ -96,7 +98,8 @@ TEST_F(ComposeTest, ErrorsNameTheFileTheyStandIn) {
   EXPECT_EQ(Composed(), "base.yaml:1:8: spec: unknown key: 'sed'; did you mean 'seed'?\n");
   Write("a.yaml", "extends: [b.yaml]\n");
   Write("b.yaml", "extends: [a.yaml]\n");
-  EXPECT_EQ(Composed({}, "a.yaml"), "b.yaml:1:11: extends: files extend each other in a cycle: a.yaml -> b.yaml -> a.yaml\n");
+  EXPECT_EQ(Composed({}, "a.yaml"),
+            "b.yaml:1:11: extends: files extend each other in a cycle: a.yaml -> b.yaml -> a.yaml\n");
   Write("c.yaml", "extends: [missing.yaml]\n");
   EXPECT_THAT(Composed({}, "c.yaml"), HasSubstr("c.yaml:1:11: cannot read the file: "));
   EXPECT_THAT(Composed({}, "none.yaml"), HasSubstr("none.yaml: cannot read the file: "));
@@ -105,7 +108,8 @@ TEST_F(ComposeTest, ErrorsNameTheFileTheyStandIn) {
 }
 
 TEST_F(ComposeTest, TheNumberOfFilesIsBounded) {
-  for (int i = 0; i < 40; ++i) Write("f" + std::to_string(i) + ".yaml", "extends: [f" + std::to_string(i + 1) + ".yaml]\n");
+  for (int i = 0; i < 40; ++i)
+    Write("f" + std::to_string(i) + ".yaml", "extends: [f" + std::to_string(i + 1) + ".yaml]\n");
   EXPECT_EQ(Composed({}, "f0.yaml"), "f32.yaml:1:11: extends: too many files: the limit is 32\n");
 }
 
@@ -127,13 +131,15 @@ TEST_F(ComposeTest, ComposedTextIsCompleteAndSettles) {
 
 TEST_F(ComposeTest, InsertedIndexIsShown) {
   Write("job.yaml", FullJob());
-  EXPECT_THAT(Composed(), HasSubstr("    - name: p-index  # from job.yaml:15\n      kind: index  # from job.yaml:15\n"));
+  EXPECT_THAT(Composed(),
+              HasSubstr("    - name: p-index  # from job.yaml:15\n      kind: index  # from job.yaml:15\n"));
 }
 
 TEST(Render, AwkwardStringsSurvive) {
-  const std::vector<std::string> awkward = {"null", "~",      "- a",  "a: b", "#c",  " lead", "trail ", "*a",    "&a",  "!t",
-                                            "",     "a\nb",   "\"q\"", "'s'",  "[x", "{y",    "%d",     "@at",   "`b`", "|",
-                                            ">",    "a\\b",   "---",  "...",  "<|x|>", "\xc3\xa4", "a #b", "true", "1e3"};
+  const std::vector<std::string> awkward = {"null",  "~",        "- a",  "a: b", "#c",    " lead", "trail ", "*a",
+                                            "&a",    "!t",       "",     "a\nb", "\"q\"", "'s'",   "[x",     "{y",
+                                            "%d",    "@at",      "`b`",  "|",    ">",     "a\\b",  "---",    "...",
+                                            "<|x|>", "\xc3\xa4", "a #b", "true", "1e3"};
   YamlNode list;
   list.kind = YamlNode::Kind::kList;
   for (const std::string& text : awkward) list.items.push_back(ScalarNode(text, {}, true));

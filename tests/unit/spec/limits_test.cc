@@ -80,8 +80,8 @@ TEST(Limits, ColumnsCountCharacters) {
 TEST(Limits, SixtyFourStages) {
   std::string text = "metadata: {name: a}\nspec:\n  stages:\n";
   for (int i = 0; i < 65; ++i) {
-    text += "  - {name: g" + std::to_string(i) +
-            ", kind: generate, generate: {splits: [{name: captions, samples: 1}]}}\n";
+    text +=
+        "  - {name: g" + std::to_string(i) + ", kind: generate, generate: {splits: [{name: captions, samples: 1}]}}\n";
   }
   EXPECT_EQ(Errors(text), "f:4:3: spec.stages: the number of entries must be from 1 to 64, got 65\n");
 }

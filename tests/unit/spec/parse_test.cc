@@ -164,10 +164,12 @@ std::vector<BadCase> BadCases() {
       {"KindOfALaterVersion", Head() + "    - {name: r, kind: grpo}\n",
        "f:5:23: spec.stages[r].kind: not supported yet: 'grpo'; supported: generate, index, tokenizer, pretrain, "
        "align, sft, evaluate\n"},
-      {"FieldsOfALaterVersion", Replaced(Full("lr: 1e-3", "adapter: {rank: 16}"), "spec:\n", "spec:\n  priority: high\n"),
+      {"FieldsOfALaterVersion",
+       Replaced(Full("lr: 1e-3", "adapter: {rank: 16}"), "spec:\n", "spec:\n  priority: high\n"),
        "f:3:3: spec: 'priority' is not supported yet\n"
        "f:17:26: spec.stages[p].train: 'adapter' is not supported yet\n"},
-      {"ConnectorOfALaterVersion", Full("        llm: {from", "        connector: {kind: perceiver}\n        llm: {from"),
+      {"ConnectorOfALaterVersion",
+       Full("        llm: {from", "        connector: {kind: perceiver}\n        llm: {from"),
        "f:20:27: spec.stages[a].model.connector.kind: not supported yet: 'perceiver'; supported: mlp\n"},
       {"PathWhereAStageMustStand", Full("llm: {from: {stage: p}}", "llm: {from: hub/qwen}"),
        "f:20:21: spec.stages[a].model.llm.from: a path is not supported yet here: 'hub/qwen'; write {stage: NAME}\n"},
@@ -256,7 +258,8 @@ std::vector<BadCase> BadCases() {
        "'-', '_' and '.'\n"},
       {"NotComposed", "extends: [base.yaml]\n" + FullJob(),
        "f:1:1: extends: the file is not composed yet; vlmctl submit and vlmctl render compose files\n"},
-      {"OtherVersion", "apiVersion: vlm/v2\n" + FullJob(), "f:1:13: apiVersion: unknown value: 'vlm/v2'; did you mean 'vlm/v1'?\n"},
+      {"OtherVersion", "apiVersion: vlm/v2\n" + FullJob(),
+       "f:1:13: apiVersion: unknown value: 'vlm/v2'; did you mean 'vlm/v1'?\n"},
       {"RetryClass", Full("spec:\n", "spec:\n  retry: [{on: [preempted], limit: 1}]\n"),
        "f:3:17: spec.retry[0].on[0]: not supported yet: 'preempted'; supported: out_of_memory, numeric, bad_data, "
        "damaged_checkpoint, incompatible, user_error, storage, crash, worker_lost, hang, start_timeout, peer_lost\n"},

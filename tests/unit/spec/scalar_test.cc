@@ -46,8 +46,8 @@ TEST(Scalar, DurationsAreSeconds) {
 }
 
 TEST(Scalar, TrainableSelectors) {
-  for (const char* good : {"all", "llm", "vision", "connector", "llm.blocks[-4:]", "vision.blocks[0:2]", "llm.blocks[3]",
-                           "llm.blocks[:]"}) {
+  for (const char* good : {"all", "llm", "vision", "connector", "llm.blocks[-4:]", "vision.blocks[0:2]",
+                           "llm.blocks[3]", "llm.blocks[:]"}) {
     EXPECT_TRUE(IsTrainableSelector(good)) << good;
   }
   for (const char* bad : {"", "llm.blocks", "llm.blocks[]", "connector.blocks[1]", "llm.block[1]", "llm.blocks[a:]",

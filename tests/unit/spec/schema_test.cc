@@ -68,14 +68,15 @@ TEST(Schema, FailureClassesHaveTheNumbersOfTheWire) {
   for (const std::string_view word : Words<FailureClass>::kAll) {
     std::string name = "FAILURE_CLASS_";
     for (const char c : word) name += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-    EXPECT_THAT(proto, testing::HasSubstr(name + " = " + std::to_string(static_cast<int>(*FromWord<FailureClass>(word)))));
+    EXPECT_THAT(proto,
+                testing::HasSubstr(name + " = " + std::to_string(static_cast<int>(*FromWord<FailureClass>(word)))));
   }
 }
 
 TEST(Schema, NearestAllowsSlips) {
   const std::vector<std::string> words = {"steps", "epochs", "tokens", "micro_batch"};
   EXPECT_EQ(Nearest("step", words), "steps");
-  EXPECT_EQ(Nearest("sptes", words), "");      // two transpositions of five letters
+  EXPECT_EQ(Nearest("sptes", words), "");       // two transpositions of five letters
   EXPECT_EQ(Nearest("setps", words), "steps");  // one
   EXPECT_EQ(Nearest("microbatch", words), "micro_batch");
   EXPECT_EQ(Nearest("weights", words), "");
@@ -92,7 +93,8 @@ TEST(Schema, ExplainNamesTypeDefaultAndRange) {
             "  default: 0\n"
             "  stage kinds: pretrain, align, sft\n"
             "  changes results: yes\n");
-  EXPECT_THAT(*Explain("spec.stages[sft].train.optimizer"), testing::HasSubstr("    beta2: Decay of the second moment."));
+  EXPECT_THAT(*Explain("spec.stages[sft].train.optimizer"),
+              testing::HasSubstr("    beta2: Decay of the second moment."));
   EXPECT_THAT(*Explain("spec.stages"), testing::HasSubstr("    kind: What the stage does."));
   EXPECT_EQ(Explain("spec.stages.train.optimiser").status().message(),
             "no such field: spec.stages.train.optimiser; did you mean spec.stages.train.optimizer?");
