@@ -6,7 +6,8 @@
 //   model.safetensors.index.json          which file holds which weight
 //   optimizer-0000i-of-0000N.safetensors  fp32 ranges of trainable parameters: "m/<begin>-<end>/<name>", "v/...", and
 //                                         with bf16 compute "master/..."; elements in row-major order
-//   optimizer.json                        format version and the optimizer's step count per parameter
+//   optimizer.safetensors.index.json      which file holds which range
+//   optimizer.json                        format version, compute type and the optimizer's step count per parameter
 //
 // Files are cut by size at borders that ignore the number of ranks and dealt whole, so every file is byte-equal for any
 // number of ranks. Alignment gaps and padding are never saved.
@@ -23,14 +24,20 @@
 #include <vector>
 
 #include "base/status.h"
+#include "model/llava.h"
 #include "train/parameter_store.h"
 
 namespace vlm::train {
 
+inline constexpr std::string_view kWeightsIndex = "model.safetensors.index.json";
+inline constexpr std::string_view kOptimizerIndex = "optimizer.safetensors.index.json";
+inline constexpr std::string_view kOptimizerJson = "optimizer.json";
+inline constexpr int kOptimizerFormat = 1;
+
 struct StateOptions {
   int64_t file_bytes_max = int64_t{1} << 30;  // of tensor data; a single larger weight has a file of its own
-  // Weights whose name contains one of these stand in vision files, the others in llm files.
-  std::vector<std::string> vision_names = {"vision_tower.", "multi_modal_projector."};
+  // Which weights file holds a parameter.
+  std::function<model::WeightsFile(std::string_view)> file_of = model::FileOf;
 };
 
 struct PlannedTensor {
@@ -53,7 +60,6 @@ struct PlannedFile {
 
 struct StatePlan {
   std::vector<PlannedFile> files;  // weights, then optimizer state
-  std::string index_json;          // contents of model.safetensors.index.json
   int64_t bytes = 0;
 };
 
@@ -75,7 +81,7 @@ struct FileImage {
 };
 
 // Copies this rank's files out; rank 0 also gets the JSON files. Collective: gathers stale parameters and, bucket by
-// bucket, optimizer state. Call between steps. Errors of the collective.
+// bucket, optimizer state. Call between steps, with the same plan on every rank. Errors of the collective.
 absl::StatusOr<std::vector<FileImage>> SaveState(const StatePlan& plan, ParameterStore* store);
 
 // The tensors of a folder's safetensors files, for loading. Not thread-safe.
@@ -104,8 +110,8 @@ struct WeightMapping {
 absl::Status LoadWeights(const WeightMapping& mapping, TensorSource* weights, ParameterStore* store);
 
 // The whole state, bit for bit, saved by any number of ranks with the same graph, trainable set and compute type. Not
-// collective: every rank reads the weights and its part of the optimizer state. INVALID_ARGUMENT or DATA_LOSS naming
-// parameter and range that are missing, surplus, twice, or of another shape or type.
+// collective: every rank reads the weights and its part of the optimizer state. INVALID_ARGUMENT naming what is missing,
+// surplus, twice or of another shape or type; errors of the sources.
 absl::Status LoadState(TensorSource* weights, TensorSource* optimizer, std::string_view optimizer_json,
                        ParameterStore* store);
 

@@ -46,8 +46,8 @@ class CommunicationQueue {
   absl::Status Wait(const Ticket& ticket);
   // Waits for everything submitted so far; the first error.
   absl::Status Drain();
-  // Time the submitting thread spent in Submit and Wait since the last call of this.
-  absl::Duration TakeBlockedTime();
+  // Time the submitting thread has spent in Submit and Wait so far.
+  absl::Duration blocked() const { return blocked_; }
   bool overlap() const { return overlap_; }
 
  private:

@@ -64,16 +64,18 @@ class ParameterStore {
   // Gradients() has opened the bucket's slot since the last reduction.
   Ticket ReduceAccumulate(BucketId bucket);
 
-  // After the last micro-step: makes accumulated gradients ready for the optimizer. Zero 0 gathers `reached`
-  // buckets. Collective. Waits for all reductions.
+  // This rank's shard of the accumulated gradient, in both zero levels; drain the queue before reading.
+  at::Tensor AccumulatedShard(BucketId bucket) const;
+  // Makes the accumulated gradients of `reached` buckets ready for Shard(): zero 0 gathers them (collective). Waits for
+  // everything submitted.
   absl::Status FinishGradients(const std::vector<bool>& reached);
   OptimizerShard Shard(BucketId bucket) const;
   // After the optimizer wrote the master: refreshes the parameters, bumps the version, marks other shards stale.
   // FAILED_PRECONDITION while the bucket is acquired.
   absl::Status Updated(BucketId bucket);
   void ClearGradients();
-  int64_t optimizer_steps(BucketId bucket) const { return buckets_state_[bucket].optimizer_steps; }
-  void set_optimizer_steps(BucketId bucket, int64_t steps) { buckets_state_[bucket].optimizer_steps = steps; }
+  int64_t optimizer_steps(BucketId bucket) const { return state_[bucket].optimizer_steps; }
+  void set_optimizer_steps(BucketId bucket, int64_t steps) { state_[bucket].optimizer_steps = steps; }
 
   // Loading and initialisation: every rank writes the same values. `value` fp32 or the compute type, any shape with
   // the right number of elements; parameters and, where kept, this rank's masters are set, the version bumped.
@@ -81,17 +83,20 @@ class ParameterStore {
   absl::Status WriteParameter(model::ParamId param, const at::Tensor& value);
   // A copy in the compute type, logical shape. FAILED_PRECONDITION when stale: Acquire its bucket first.
   absl::StatusOr<at::Tensor> ReadParameter(model::ParamId param) const;
-  // A full copy of one fp32 buffer of a bucket on every rank, from whoever owns the parts. Collective.
-  enum class State { kMaster, kFirstMoment, kSecondMoment };
-  absl::StatusOr<at::Tensor> GatherState(BucketId bucket, State state);
+  // One fp32 buffer of a bucket, whole, on every rank, from whoever owns the parts; to be read before the next step.
+  // Collective.
+  enum class StateKind { kMaster, kFirstMoment, kSecondMoment };
+  absl::StatusOr<at::Tensor> GatherState(BucketId bucket, StateKind kind);
   // This rank's shard of a state buffer, for loading.
-  at::Tensor StateShard(BucketId bucket, State state) const;
-  // After loading masters into StateShard: nothing is communicated, since weights were written on every rank.
+  at::Tensor StateShard(BucketId bucket, StateKind kind) const;
+  // False with fp32 compute: the master is a view of the parameters.
   bool has_separate_master() const { return options_.compute != at::kFloat; }
 
   const model::Graph& graph() const { return *graph_; }
   const std::vector<BucketSpec>& buckets() const { return buckets_; }
   const StoreOptions& options() const { return options_; }
+  // Trainable and reached: has gradients and optimizer state.
+  bool Optimized(BucketId bucket) const { return buckets_[bucket].trainable && buckets_[bucket].reached; }
   BucketId BucketOf(model::ParamId param) const { return location_[param].bucket; }
   int rank() const { return collective_->rank(); }
   int world() const { return collective_->world(); }
@@ -118,6 +123,7 @@ class ParameterStore {
   };
   ParameterStore(const model::Graph* graph, std::vector<BucketSpec> buckets, const StoreOptions& options,
                  Collective* collective, CommunicationQueue* queue);
+  absl::StatusOr<at::Tensor> AllocateShared(int64_t numel, at::ScalarType type, const std::string& tag);
   absl::Status AllocateBucket(BucketId id);
   absl::Status AllocateSlots();
   absl::StatusOr<at::Tensor> Slot(BucketId bucket);
@@ -130,7 +136,7 @@ class ParameterStore {
   Collective* const collective_;
   CommunicationQueue* const queue_;
   std::vector<Location> location_;     // by parameter
-  std::vector<BucketState> buckets_state_;
+  std::vector<BucketState> state_;       // by bucket
   SlotPlan slot_plan_;
   std::vector<at::Tensor> slots_;      // by slot
   std::vector<Ticket> slot_reduced_;   // by slot: the reduction that reads it

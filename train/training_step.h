@@ -3,6 +3,7 @@
 #define VLM_TRAIN_TRAINING_STEP_H_
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,6 +28,7 @@ struct TrainingOptions {
   LrScheduleOptions lr_schedule;
   double clip_norm = 0;          // 0: none
   double label_smoothing = 0;
+  int64_t vocabulary = 0;        // entries of the head; needed with label smoothing
   PlanOptions plan;              // recompute, prefetch
   bool measure_activations = false;
 };
@@ -77,14 +79,16 @@ class TrainingStep {
   const Schedule& schedule(bool images) const;
 
  private:
-  struct Announced;
-  struct Totals;
+  struct Announced;   // a header on its way
+  struct Accumulated;  // what the micro-steps left behind on this rank
   TrainingStep(const TrainingOptions& options, GroupTable groups, std::unique_ptr<Objective> objective,
                ParameterStore* store, const Clock* clock);
-  absl::StatusOr<Announced> Exchange(uint64_t step, std::vector<MicroBatchHeader> micro_batches) const;
-  absl::StatusOr<Totals> RunMicroSteps(const StepHeader& header, const std::vector<model::MicroBatch>& mine, bool train,
-                                       PhaseTimes* times);
-  absl::Status Finish(const Totals& totals, StepResult* result);
+  std::unique_ptr<Announced> Send(uint64_t step, std::vector<MicroBatchHeader> micro_batches);
+  absl::StatusOr<StepHeader> Receive(Announced* announced, const std::vector<model::MicroBatch>& micro_batches);
+  absl::StatusOr<Accumulated> RunMicroSteps(const Schedule (&schedules)[2], const StepHeader& header,
+                                            const std::vector<model::MicroBatch>& micro_batches);
+  absl::Status JoinLosses(const StepHeader& header, Accumulated* accumulated);
+  absl::Status Optimize(const Accumulated& accumulated, StepResult* result);
 
   const TrainingOptions options_;
   const GroupTable groups_;
@@ -92,7 +96,7 @@ class TrainingStep {
   ParameterStore* const store_;
   const Clock* const clock_;
   Schedule train_[2], score_[2];   // by presence of images
-  std::vector<std::unique_ptr<Announced>> announced_;
+  std::deque<std::unique_ptr<Announced>> announced_;
   std::optional<uint64_t> last_announced_;
   uint64_t non_finite_steps_ = 0;
 };

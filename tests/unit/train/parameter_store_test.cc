@@ -1,0 +1,226 @@
+#include "train/parameter_store.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "gang_run.h"
+#include "thread_collective.h"
+
+namespace vlm::train {
+namespace {
+
+class ParameterStoreTest : public testing::Test {
+ protected:
+  ParameterStoreTest() : collective_(NewSingleRankCollective()), rank_(GangOptions(), collective_.get()) {}
+  model::NodeId NodeNamed(const std::string& name) const {
+    for (size_t i = 0; i < rank_.graph().nodes.size(); ++i) {
+      if (rank_.graph().nodes[i].name == name) return static_cast<model::NodeId>(i);
+    }
+    return model::kNone;
+  }
+  BucketId BucketOfNode(model::NodeId node) {
+    return rank_.store()->BucketOf(rank_.graph().nodes[static_cast<size_t>(node)].params[0]);
+  }
+  const std::unique_ptr<Collective> collective_;
+  ToyRank rank_;
+};
+
+TEST_F(ParameterStoreTest, ViewsNeedAnAcquiredBucket) {
+  const model::NodeId node = NodeNamed("llm.blocks.0");
+  EXPECT_EQ(rank_.store()->Views(node).status().code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(rank_.store()->Acquire(BucketOfNode(node)).Wait().ok());
+  EXPECT_TRUE(rank_.store()->Views(node).ok());
+  rank_.store()->Release(BucketOfNode(node));
+  EXPECT_EQ(rank_.store()->Views(node).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(ParameterStoreTest, NothingIsWrittenWhileAcquired) {
+  const model::NodeId node = NodeNamed("llm.blocks.0");
+  const model::ParamId param = rank_.graph().nodes[static_cast<size_t>(node)].params[0];
+  const at::Tensor value = at::zeros(rank_.graph().params[static_cast<size_t>(param)].shape);
+  ASSERT_TRUE(rank_.store()->Acquire(BucketOfNode(node)).Wait().ok());
+  EXPECT_EQ(rank_.store()->WriteParameter(param, value).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(rank_.store()->Updated(BucketOfNode(node)).code(), absl::StatusCode::kFailedPrecondition);
+  rank_.store()->Release(BucketOfNode(node));
+  EXPECT_TRUE(rank_.store()->WriteParameter(param, value).ok());
+  EXPECT_EQ(rank_.store()->WriteParameter(param, at::zeros({3})).code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Records a block, writes its parameters by `write`, then runs backward over the old record.
+class BumpTest : public ParameterStoreTest {
+ protected:
+  void BackwardAfter(const std::function<void(BucketId)>& write) {
+    const model::NodeId id = NodeNamed("llm.blocks.0");
+    const model::Node& node = rank_.graph().nodes[static_cast<size_t>(id)];
+    const BucketId bucket = BucketOfNode(id);
+    ASSERT_TRUE(rank_.store()->Acquire(bucket).Wait().ok());
+    const auto tape = node.unit->Record({}, rank_.store()->Views(id).value(), std::vector<bool>(4, true),
+                                        {at::ones({3, 24})}, {true}, model::Save::kGraph);
+    model::GradSink sink = rank_.store()->Gradients(id).value();
+    rank_.store()->Release(bucket);
+    write(bucket);
+    tape->Backward({at::ones({3, 24})}, &sink);
+  }
+};
+
+TEST_F(BumpTest, AutogradRefusesGradientsOfOverwrittenParameters) {
+  EXPECT_NO_THROW(BackwardAfter([](BucketId) {}));
+  // As the optimizer and a gather do it: raw bytes, then the store's bump.
+  EXPECT_THROW(BackwardAfter([&](BucketId bucket) {
+    float* raw = rank_.store()->Shard(bucket).master.mutable_data_ptr<float>();
+    for (int i = 0; i < 1000; ++i) raw[i] += 1.0f;
+    ASSERT_TRUE(rank_.store()->Updated(bucket).ok());
+  }), c10::Error);
+  EXPECT_THROW(BackwardAfter([&](BucketId bucket) {
+    const model::ParamId param = rank_.store()->buckets()[static_cast<size_t>(bucket)].ranges[1].param;
+    ASSERT_TRUE(rank_.store()->WriteParameter(param, at::zeros(rank_.graph().params[static_cast<size_t>(param)].shape)).ok());
+  }), c10::Error);
+}
+
+TEST(GatherTest, GatheredBucketsAreBumpedToo) {
+  RunRanks(2, [](Collective* collective) {
+    ToyRank rank(GangOptions(), collective);
+    const BucketId bucket = rank.store()->BucketOf(rank.graph().FindParam("language_model.embed.weight"));
+    const auto version = [&] {
+      EXPECT_TRUE(rank.store()->Acquire(bucket).Wait().ok());
+      for (size_t node = 0; node < rank.graph().nodes.size(); ++node) {
+        if (rank.graph().nodes[node].name != "llm.embed") continue;
+        const auto result = rank.store()->Views(static_cast<model::NodeId>(node)).value()[0]._version();
+        rank.store()->Release(bucket);
+        return result;
+      }
+      return decltype(at::Tensor()._version()){0};
+    };
+    const auto first = version();
+    EXPECT_EQ(version(), first);
+    ASSERT_TRUE(rank.store()->Updated(bucket).ok());
+    EXPECT_EQ(version(), first + 2);  // the update, and the gather that followed
+  });
+}
+
+struct Formula {
+  int64_t parameters, gradients, master, moments, reduced, gathered_parameters, gathered_gradients;
+};
+
+// The ledger's formulas (train/ledger.h) from bucket sizes alone.
+Formula Expected(const GangOptions& options, int64_t reductions, int64_t optimizer_steps) {
+  const model::Graph graph = ToyGraph(options.toy);
+  const auto buckets = PlanBuckets(graph, SelectTrainable(graph, options.trainable).value(), options.world);
+  const int64_t c = options.compute == at::kFloat ? 4 : 2, world = options.world;
+  const bool sharded = options.zero == ZeroLevel::kZero2;
+  int64_t all = 0, optimized = 0, slots = 0;
+  for (const BucketSpec& bucket : buckets) {
+    all += bucket.numel;
+    if (bucket.trainable && bucket.reached) optimized += bucket.numel;
+  }
+  for (int64_t slot : PlanSlots(buckets).slot_numel) slots += slot;
+  const int64_t owned = sharded ? optimized / world : optimized;
+  const int64_t received = optimized * (world - 1) / world;
+  return {c * all,
+          c * slots + 4 * owned,
+          c == 4 ? 0 : 4 * owned,
+          8 * owned,
+          c * received * reductions,
+          sharded ? c * received * (optimizer_steps - 1) : 0,  // the last step's update is not yet gathered
+          sharded ? 0 : 4 * received * optimizer_steps};
+}
+
+TEST(LedgerTest, BytesFollowTheFormulasOfEachZeroLevel) {
+  for (ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero2}) {
+    for (int world : {1, 2, 3}) {
+      for (at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+        for (const std::vector<std::string>& trainable : {std::vector<std::string>{}, {"connector", "llm.blocks[-1:]"}}) {
+          GangOptions options;
+          options.zero = zero;
+          options.world = world;
+          options.compute = compute;
+          options.trainable = trainable;
+          options.toy.hidden = 184;
+          options.micro_batches = 2 * world;
+          options.steps = 3;
+          options.images = [](uint64_t, int64_t) { return 1; };
+          const Formula expected = Expected(options, /*reductions=*/2 * 3, /*optimizer_steps=*/3);
+          const GangResult result = RunGang(options);
+          for (int rank = 0; rank < world; ++rank) {
+            const Ledger& ledger = result.ledgers[rank];
+            EXPECT_EQ(ledger.resident.parameters, expected.parameters);
+            EXPECT_EQ(ledger.resident.gradients, expected.gradients);
+            EXPECT_EQ(ledger.resident.master, expected.master);
+            EXPECT_EQ(ledger.resident.moments, expected.moments);
+            EXPECT_EQ(ledger.communicated.reduced, expected.reduced);
+            EXPECT_EQ(ledger.communicated.gathered_parameters, expected.gathered_parameters);
+            EXPECT_EQ(ledger.communicated.gathered_gradients, expected.gathered_gradients);
+            // What the ledger claims is what the collective moved.
+            EXPECT_EQ(static_cast<int64_t>(result.bytes_communicated[rank]),
+                      ledger.communicated.reduced + ledger.communicated.gathered_parameters +
+                          ledger.communicated.gathered_gradients);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(RunTest, GradientsAreThoseOfAutogradOverTheWholeGraph) {
+  const auto collective = NewSingleRankCollective();
+  GangOptions options;
+  ToyRank rank(options, collective.get());
+  const model::MicroBatch batch = ToyBatch(options.toy, 1, 0, 2);
+  const auto objective = NewCrossEntropy(0.1, options.toy.vocabulary).value();
+  RunInputs inputs;
+  inputs.batch = &batch;
+  inputs.objective = objective.get();
+  inputs.global.target_weight = 4.0;
+  const RunResult result = Run(rank.training()->schedule(true), rank.store(), inputs, RealClock()).value();
+  ASSERT_TRUE(rank.store()->queue()->Drain().ok());
+
+  const auto weights = AllWeights(rank.store());
+  std::vector<at::Tensor> leaves, values(rank.graph().values.size());
+  for (const model::ParamSpec& spec : rank.graph().params) leaves.push_back(weights.at(spec.name).requires_grad_(true));
+  model::UnitContext context;
+  context.batch = &batch;
+  for (const model::Node& node : rank.graph().nodes) {
+    model::Params params;
+    model::Values in;
+    for (model::ParamId param : node.params) params.push_back(leaves[static_cast<size_t>(param)]);
+    for (model::ValueId value : node.in) in.push_back(values[static_cast<size_t>(value)]);
+    const model::Values out = node.unit->Forward(context, params, in);
+    for (size_t i = 0; i < out.size(); ++i) values[static_cast<size_t>(node.out[i])] = out[i];
+  }
+  std::vector<at::Tensor> results;
+  for (model::ValueId value : rank.graph().results) results.push_back(values[static_cast<size_t>(value)]);
+  const at::Tensor smooth = 0.1 * (results[1] - results[2]) - 0.9 * results[0];
+  const at::Tensor loss = (smooth * batch.target_weight_K).sum() / 4.0;
+  EXPECT_NEAR(result.loss, loss.item<double>(), 1e-5);
+  const auto expected = torch::autograd::grad({loss}, leaves, {}, false, false, /*allow_unused=*/true);
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    const BucketId bucket = rank.store()->BucketOf(static_cast<model::ParamId>(i));
+    EXPECT_EQ(rank.store()->Optimized(bucket), expected[i].defined()) << rank.graph().params[i].name;
+    if (!expected[i].defined()) continue;
+    for (const ParamRange& range : rank.store()->buckets()[static_cast<size_t>(bucket)].ranges) {
+      if (range.param != static_cast<model::ParamId>(i)) continue;
+      const at::Tensor got = rank.store()->AccumulatedShard(bucket).narrow(0, range.offset, range.end);
+      const double scale = expected[i].norm().item<double>();
+      EXPECT_LE((got - expected[i].flatten()).norm().item<double>(), 1e-5 * scale) << rank.graph().params[i].name;
+      EXPECT_GT(scale, 0);
+    }
+  }
+  EXPECT_FALSE(result.nodes_run[1]);  // vision.post, which no result needs
+}
+
+TEST(RunTest, ExceptionsOfLibTorchBecomeStatusesThatNameTheNode) {
+  const auto collective = NewSingleRankCollective();
+  GangOptions options;
+  ToyRank rank(options, collective.get());
+  model::MicroBatch batch = ToyBatch(options.toy, 1, 0, 1);
+  batch.ids_N = batch.ids_N + 1000;
+  RunInputs inputs;
+  inputs.batch = &batch;
+  const auto result = Run(rank.training()->schedule(true), rank.store(), inputs, RealClock());
+  ASSERT_EQ(result.status().code(), absl::StatusCode::kInternal);
+  EXPECT_NE(result.status().message().find("forward of node llm.embed failed"), absl::string_view::npos);
+}
+
+}  // namespace
+}  // namespace vlm::train

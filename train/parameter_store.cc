@@ -1,0 +1,296 @@
+#include "train/parameter_store.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace vlm::train {
+
+using model::ParamId;
+
+ParameterStore::ParameterStore(const model::Graph* graph, std::vector<BucketSpec> buckets, const StoreOptions& options,
+                               Collective* collective, CommunicationQueue* queue)
+    : graph_(graph),
+      buckets_(std::move(buckets)),
+      options_(options),
+      collective_(collective),
+      queue_(queue),
+      location_(graph->params.size()),
+      state_(buckets_.size()),
+      slot_plan_(PlanSlots(buckets_)) {
+  for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
+    for (const ParamRange& range : buckets_[id].ranges) {
+      VLM_CHECK(range.begin == 0 && range.end == NumElements(graph->params[range.param].shape),
+                "a parameter lies in one bucket as a whole");
+      location_[range.param] = {id, range.offset};
+    }
+  }
+}
+
+absl::StatusOr<std::unique_ptr<ParameterStore>> ParameterStore::Create(const model::Graph* graph,
+                                                                       std::vector<BucketSpec> buckets,
+                                                                       const StoreOptions& options,
+                                                                       Collective* collective,
+                                                                       CommunicationQueue* queue) {
+  if (options.compute != at::kFloat && options.compute != at::kBFloat16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("compute type must be fp32 or bf16: ", c10::toString(options.compute)));
+  }
+  at::NoGradGuard no_grad;
+  std::unique_ptr<ParameterStore> store(
+      new ParameterStore(graph, std::move(buckets), options, collective, queue));
+  for (BucketId id = 0; id < static_cast<BucketId>(store->buckets_.size()); ++id) {
+    VLM_RETURN_IF_ERROR(store->AllocateBucket(id));
+  }
+  VLM_RETURN_IF_ERROR(store->AllocateSlots());
+  return store;
+}
+
+absl::StatusOr<at::Tensor> ParameterStore::AllocateShared(int64_t numel, at::ScalarType type, const std::string& tag) {
+  if (world() == 1) return at::zeros({numel}, at::TensorOptions().dtype(type).device(options_.device));
+  VLM_ASSIGN_OR_RETURN(at::Tensor tensor, collective_->Allocate(numel, type, tag));
+  return tensor.zero_();
+}
+
+absl::Status ParameterStore::AllocateBucket(BucketId id) {
+  const BucketSpec& spec = buckets_[id];
+  BucketState& state = state_[id];
+  const auto fp32 = at::TensorOptions().dtype(at::kFloat).device(options_.device);
+  const int64_t element_bytes = c10::elementSize(options_.compute);
+  const bool sharded = options_.zero == ZeroLevel::kZero2;
+  VLM_CHECK(spec.numel % (kBlockElements * world()) == 0, "buckets were planned for another number of ranks");
+  ledger_.resident.parameters += element_bytes * spec.numel;
+  if (Optimized(id) && sharded) {
+    VLM_ASSIGN_OR_RETURN(state.parameters,
+                         AllocateShared(spec.numel, options_.compute, absl::StrCat("parameters of ", spec.name)));
+  } else {
+    state.parameters = at::zeros({spec.numel}, fp32.dtype(options_.compute));
+  }
+  if (!Optimized(id)) return absl::OkStatus();
+  const int64_t owned = sharded ? spec.numel / world() : spec.numel;
+  state.begin = sharded ? rank() * owned : 0;
+  state.end = state.begin + owned;
+  if (sharded) {
+    state.accumulator = at::zeros({owned}, fp32);
+  } else {
+    VLM_ASSIGN_OR_RETURN(state.accumulator,
+                         AllocateShared(spec.numel, at::kFloat, absl::StrCat("gradient of ", spec.name)));
+  }
+  state.first_moment = at::zeros({owned}, fp32);
+  state.second_moment = at::zeros({owned}, fp32);
+  state.master = has_separate_master() ? at::zeros({owned}, fp32) : state.parameters.narrow(0, state.begin, owned);
+  ledger_.resident.gradients += 4 * owned;
+  ledger_.resident.moments += 8 * owned;
+  if (has_separate_master()) ledger_.resident.master += 4 * owned;
+  return absl::OkStatus();
+}
+
+absl::Status ParameterStore::AllocateSlots() {
+  for (size_t slot = 0; slot < slot_plan_.slot_numel.size(); ++slot) {
+    VLM_ASSIGN_OR_RETURN(at::Tensor tensor, AllocateShared(slot_plan_.slot_numel[slot], options_.compute,
+                                                           absl::StrCat("gradient slot ", slot)));
+    ledger_.resident.gradients += c10::elementSize(options_.compute) * slot_plan_.slot_numel[slot];
+    slots_.push_back(std::move(tensor));
+  }
+  slot_reduced_.resize(slots_.size());
+  return absl::OkStatus();
+}
+
+at::Tensor ParameterStore::MyShard(const at::Tensor& full) const {
+  const int64_t numel = full.numel() / world();
+  return full.narrow(0, rank() * numel, numel);
+}
+
+int64_t ParameterStore::ReceivedBytes(int64_t numel, int64_t element_bytes) const {
+  return element_bytes * numel / world() * (world() - 1);
+}
+
+Ticket ParameterStore::Acquire(BucketId bucket) {
+  BucketState& state = state_[bucket];
+  ++state.acquisitions;
+  if (!state.stale) return state.gathered;
+  state.stale = false;
+  ledger_.communicated.gathered_parameters +=
+      ReceivedBytes(buckets_[bucket].numel, c10::elementSize(options_.compute));
+  state.gathered = queue_->Submit([this, bucket, full = state.parameters]() -> absl::Status {
+    at::NoGradGuard no_grad;
+    VLM_RETURN_IF_ERROR(collective_->AllGather(MyShard(full), full, "parameters of " + buckets_[bucket].name));
+    torch::autograd::impl::bump_version(full);
+    return absl::OkStatus();
+  });
+  return state.gathered;
+}
+
+void ParameterStore::Release(BucketId bucket) {
+  VLM_CHECK(state_[bucket].acquisitions > 0, "bucket released more often than acquired: " + buckets_[bucket].name);
+  --state_[bucket].acquisitions;
+}
+
+absl::StatusOr<model::Params> ParameterStore::Views(model::NodeId node) const {
+  at::NoGradGuard no_grad;
+  model::Params views;
+  for (ParamId param : graph_->nodes[node].params) {
+    const auto [bucket, offset] = location_[param];
+    const BucketState& state = state_[bucket];
+    if (state.acquisitions == 0 || state.stale || !state.gathered.Done()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("parameters read before they were acquired and current, bucket ", buckets_[bucket].name,
+                       ", node ", graph_->nodes[node].name));
+    }
+    const std::vector<int64_t>& shape = graph_->params[param].shape;
+    views.push_back(state.parameters.narrow(0, offset, NumElements(shape)).view(shape).detach());
+  }
+  return views;
+}
+
+absl::StatusOr<at::Tensor> ParameterStore::Slot(BucketId bucket) {
+  const int slot = slot_plan_.slot_of_bucket[bucket];
+  at::Tensor tensor = slots_[slot].narrow(0, 0, buckets_[bucket].numel);
+  if (state_[bucket].slot_open) return tensor;
+  VLM_RETURN_IF_ERROR(queue_->Wait(slot_reduced_[slot]));
+  tensor.zero_();
+  state_[bucket].slot_open = true;
+  return tensor;
+}
+
+absl::StatusOr<model::GradSink> ParameterStore::Gradients(model::NodeId node) {
+  at::NoGradGuard no_grad;
+  model::GradSink sink;
+  for (ParamId param : graph_->nodes[node].params) {
+    const auto [bucket, offset] = location_[param];
+    if (!Optimized(bucket)) {
+      sink.slots.emplace_back();
+      continue;
+    }
+    VLM_ASSIGN_OR_RETURN(const at::Tensor slot, Slot(bucket));
+    const std::vector<int64_t>& shape = graph_->params[param].shape;
+    sink.slots.push_back(slot.narrow(0, offset, NumElements(shape)).view(shape));
+  }
+  return sink;
+}
+
+Ticket ParameterStore::ReduceAccumulate(BucketId bucket) {
+  BucketState& state = state_[bucket];
+  const int slot = slot_plan_.slot_of_bucket[bucket];
+  const bool contributes = std::exchange(state.slot_open, false);
+  const at::Tensor send = slots_[slot].narrow(0, 0, buckets_[bucket].numel);  // not read unless it contributes
+  ledger_.communicated.reduced += ReceivedBytes(buckets_[bucket].numel, c10::elementSize(options_.compute));
+  Ticket ticket = queue_->Submit([this, bucket, send, contributes, shard = AccumulatedShard(bucket)] {
+    at::NoGradGuard no_grad;
+    return collective_->ReduceScatterAdd(send, contributes, shard, "gradient of " + buckets_[bucket].name);
+  });
+  if (contributes) slot_reduced_[slot] = ticket;
+  return ticket;
+}
+
+at::Tensor ParameterStore::AccumulatedShard(BucketId bucket) const {
+  const at::Tensor& accumulator = state_[bucket].accumulator;
+  return options_.zero == ZeroLevel::kZero2 ? accumulator : MyShard(accumulator);
+}
+
+absl::Status ParameterStore::FinishGradients(const std::vector<bool>& reached) {
+  for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
+    if (options_.zero != ZeroLevel::kZero0 || world() == 1 || !reached[id]) continue;
+    ledger_.communicated.gathered_gradients += ReceivedBytes(buckets_[id].numel, 4);
+    queue_->Submit([this, id, full = state_[id].accumulator] {
+      return collective_->AllGather(MyShard(full), full, "gradient of " + buckets_[id].name);
+    });
+  }
+  return queue_->Drain();
+}
+
+OptimizerShard ParameterStore::Shard(BucketId bucket) const {
+  const BucketState& state = state_[bucket];
+  return {state.begin, state.end, state.master, state.first_moment, state.second_moment, state.accumulator};
+}
+
+absl::Status ParameterStore::Updated(BucketId bucket) {
+  at::NoGradGuard no_grad;
+  BucketState& state = state_[bucket];
+  if (state.acquisitions > 0) {
+    return absl::FailedPreconditionError("parameters written while acquired, bucket " + buckets_[bucket].name);
+  }
+  if (has_separate_master()) {
+    state.parameters.narrow(0, state.begin, state.end - state.begin).copy_(state.master);
+  }
+  torch::autograd::impl::bump_version(state.parameters);
+  state.stale = options_.zero == ZeroLevel::kZero2 && world() > 1;
+  return absl::OkStatus();
+}
+
+void ParameterStore::ClearGradients() {
+  at::NoGradGuard no_grad;
+  for (BucketState& state : state_) {
+    if (state.accumulator.defined()) state.accumulator.zero_();
+  }
+}
+
+absl::Status ParameterStore::WriteParameter(ParamId param, const at::Tensor& value) {
+  at::NoGradGuard no_grad;
+  const auto [bucket, offset] = location_[param];
+  BucketState& state = state_[bucket];
+  const int64_t numel = NumElements(graph_->params[param].shape);
+  if (value.numel() != numel) {
+    return absl::InvalidArgumentError(absl::StrCat("value of another size for parameter ", graph_->params[param].name,
+                                                   ": ", value.numel(), " elements instead of ", numel));
+  }
+  if (state.acquisitions > 0) {
+    return absl::FailedPreconditionError(absl::StrCat("parameter written while its bucket is acquired: ",
+                                                      graph_->params[param].name, ", bucket ", buckets_[bucket].name));
+  }
+  const at::Tensor flat = value.detach().reshape({numel});
+  state.parameters.narrow(0, offset, numel).copy_(flat);
+  torch::autograd::impl::bump_version(state.parameters);
+  const int64_t begin = std::max(offset, state.begin), end = std::min(offset + numel, state.end);
+  if (Optimized(bucket) && has_separate_master() && begin < end) {
+    state.master.narrow(0, begin - state.begin, end - begin).copy_(flat.narrow(0, begin - offset, end - begin));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<at::Tensor> ParameterStore::ReadParameter(ParamId param) const {
+  at::NoGradGuard no_grad;
+  const auto [bucket, offset] = location_[param];
+  if (state_[bucket].stale || !state_[bucket].gathered.Done()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("parameter read before its bucket was acquired: ", graph_->params[param].name));
+  }
+  const std::vector<int64_t>& shape = graph_->params[param].shape;
+  return state_[bucket].parameters.narrow(0, offset, NumElements(shape)).clone().view(shape);
+}
+
+at::Tensor ParameterStore::StateShard(BucketId bucket, StateKind kind) const {
+  switch (kind) {
+    case StateKind::kMaster:
+      return state_[bucket].master;
+    case StateKind::kFirstMoment:
+      return state_[bucket].first_moment;
+    case StateKind::kSecondMoment:
+      return state_[bucket].second_moment;
+  }
+  return {};
+}
+
+absl::StatusOr<at::Tensor> ParameterStore::GatherState(BucketId bucket, StateKind kind) {
+  at::NoGradGuard no_grad;
+  const at::Tensor shard = StateShard(bucket, kind);
+  const int64_t numel = buckets_[bucket].numel;
+  if (shard.numel() == numel) return shard;
+  ledger_.resident.scratch = std::max(ledger_.resident.scratch, 4 * numel);
+  const at::Tensor full = at::empty({numel}, shard.options());
+  ledger_.communicated.gathered_state += ReceivedBytes(numel, 4);
+  const Ticket ticket = queue_->Submit([this, bucket, shard, full] {
+    return collective_->AllGather(shard, full, "optimizer state of " + buckets_[bucket].name);
+  });
+  VLM_RETURN_IF_ERROR(queue_->Wait(ticket));
+  return full;
+}
+
+}  // namespace vlm::train

@@ -1,0 +1,259 @@
+#include "train/run.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/add.h>
+#include <c10/core/Allocator.h>
+#include <c10/util/Exception.h>
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+
+namespace vlm::train {
+namespace {
+
+using model::NodeId;
+using model::ValueId;
+
+// The only place where exceptions of LibTorch become statuses.
+template <typename Body>
+absl::Status CatchTorch(std::string_view direction, const model::Node& node, const Body& body) {
+  std::string what;
+  try {
+    return body();
+  } catch (const c10::Error& error) {
+    what = error.what_without_backtrace();
+  } catch (const std::exception& error) {
+    what = error.what();
+  }
+  const std::string message =
+      absl::StrCat(absl::string_view(direction.data(), direction.size()), " of node ", node.name, " failed: ", what);
+  const bool memory = absl::StrContains(what, "out of memory") || absl::StrContains(what, "can't allocate memory") ||
+                      absl::StrContains(what, "bad_alloc");
+  return memory ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
+}
+
+// Counts what this thread allocates and frees; LibTorch reports both while this is the profiler's state.
+class AllocationCounter final : public c10::MemoryReportingInfoBase {
+ public:
+  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
+    live_ += bytes;
+    peak_ = std::max(peak_, live_);
+  }
+  bool memoryProfilingEnabled() const override { return true; }
+  int64_t peak() const { return peak_; }
+
+ private:
+  int64_t live_ = 0, peak_ = 0;
+};
+
+class Runner {
+ public:
+  Runner(const Schedule& schedule, ParameterStore* store, const RunInputs& inputs, const Clock* clock)
+      : schedule_(schedule),
+        graph_(store->graph()),
+        store_(store),
+        inputs_(inputs),
+        clock_(clock),
+        values_(graph_.values.size()),
+        gradients_(graph_.values.size()),
+        tapes_(graph_.nodes.size()),
+        tickets_(store->buckets().size()) {
+    result_.nodes_run.assign(graph_.nodes.size(), false);
+    for (const auto& [value, tensor] : inputs.feeds) values_[value] = tensor;
+  }
+
+  absl::StatusOr<RunResult> Execute() {
+    at::NoGradGuard no_grad;
+    if (inputs_.batch != nullptr && inputs_.objective != nullptr) {
+      known_ = inputs_.objective->Known(*inputs_.batch, inputs_.global);
+    }
+    for (const Op& op : schedule_.ops) VLM_RETURN_IF_ERROR(Do(op));
+    if (!scored_) VLM_RETURN_IF_ERROR(Score());
+    for (ValueId value : schedule_.results) result_.results.push_back(values_[value]);
+    return std::move(result_);
+  }
+
+ private:
+  absl::Status Do(const Op& op) {
+    switch (op.kind) {
+      case Op::Kind::kAcquire:
+        tickets_[op.id] = store_->Acquire(op.id);
+        return absl::OkStatus();
+      case Op::Kind::kWait:
+        return store_->queue()->Wait(tickets_[op.id]);
+      case Op::Kind::kForward:
+        return Present(op.id) ? Timed(&result_.forward, [&] { return Forward(op.id); }) : absl::OkStatus();
+      case Op::Kind::kBackward:
+        if (!scored_) VLM_RETURN_IF_ERROR(Score());
+        return tapes_[op.id] == nullptr ? absl::OkStatus()
+                                        : Timed(&result_.backward, [&] { return Backward(op.id); });
+      case Op::Kind::kReduce:
+        store_->ReduceAccumulate(op.id);  // its error comes from the queue: the next wait, or Drain
+        return absl::OkStatus();
+      case Op::Kind::kRelease:
+        store_->Release(op.id);
+        return absl::OkStatus();
+      case Op::Kind::kFree:
+        values_[op.id] = at::Tensor();
+        return absl::OkStatus();
+    }
+    return absl::InternalError("operation of an unknown kind");
+  }
+
+  bool Present(NodeId node) const {
+    if (inputs_.batch == nullptr) return false;
+    return graph_.nodes[node].when == model::Presence::kAlways || inputs_.batch->counts.images > 0;
+  }
+
+  template <typename Body>
+  absl::Status Timed(absl::Duration* total, const Body& body) {
+    const absl::Duration start = clock_->Monotonic(), blocked = store_->queue()->blocked();
+    absl::Status status = body();
+    *total += clock_->Monotonic() - start - (store_->queue()->blocked() - blocked);
+    return status;
+  }
+
+  model::UnitContext Context(NodeId node) const {
+    model::UnitContext context;
+    context.batch = inputs_.batch;
+    context.phase = inputs_.phase;
+    context.rng = inputs_.rng.Derive(static_cast<uint64_t>(node));
+    if (known_.has_value() && schedule_.save[node] != model::Save::kNothing) context.coefficients = &*known_;
+    return context;
+  }
+
+  absl::Status Forward(NodeId id) {
+    const model::Node& node = graph_.nodes[id];
+    VLM_ASSIGN_OR_RETURN(const model::Params params, store_->Views(id));
+    model::Values in;
+    for (ValueId value : node.in) in.push_back(values_[value]);
+    result_.nodes_run[id] = true;
+    return CatchTorch("forward", node, [&] {
+      model::Values out;
+      if (schedule_.save[id] == model::Save::kNothing) {
+        out = node.unit->Forward(Context(id), params, in);
+      } else {
+        tapes_[id] = node.unit->Record(Context(id), params, Trainable(node), in, NeedsGradient(node), schedule_.save[id]);
+        out = tapes_[id]->outputs();
+      }
+      if (out.size() != node.out.size()) {
+        return absl::InternalError(absl::StrCat("node returned another number of values than it declared: ", node.name,
+                                                ", ", out.size(), " instead of ", node.out.size()));
+      }
+      for (size_t i = 0; i < out.size(); ++i) values_[node.out[i]] = std::move(out[i]);
+      return absl::OkStatus();
+    });
+  }
+
+  std::vector<bool> Trainable(const model::Node& node) const {
+    std::vector<bool> trainable;
+    for (model::ParamId param : node.params) {
+      trainable.push_back(schedule_.parameter_gradients && store_->Optimized(store_->BucketOf(param)));
+    }
+    return trainable;
+  }
+
+  std::vector<bool> NeedsGradient(const model::Node& node) const {
+    std::vector<bool> needs;
+    for (ValueId value : node.in) needs.push_back(schedule_.needs_grad[value] && values_[value].defined());
+    return needs;
+  }
+
+  // The loss, and its gradients with respect to the results: the seeds of backward.
+  absl::Status Score() {
+    scored_ = true;
+    if (inputs_.batch == nullptr || inputs_.objective == nullptr) return absl::OkStatus();
+    model::Values results;
+    for (ValueId value : schedule_.results) results.push_back(values_[value]);
+    if (results.size() < 3 || !results[0].defined()) {
+      return absl::InternalError("objectives read three results, logp_K, lse_K and mean_logit_K; the graph gave fewer");
+    }
+    result_.loss = inputs_.objective->Loss(results, *inputs_.batch, inputs_.global);
+    const model::Values seeds = inputs_.objective->Seeds(*inputs_.batch, inputs_.global);
+    for (size_t i = 0; i < seeds.size(); ++i) gradients_[schedule_.results[i]] = seeds[i];
+    return absl::OkStatus();
+  }
+
+  absl::Status Backward(NodeId id) {
+    const model::Node& node = graph_.nodes[id];
+    std::unique_ptr<model::Tape> tape = std::move(tapes_[id]);
+    model::Values grad_outputs;
+    for (ValueId value : node.out) grad_outputs.push_back(TakeGradient(value));
+    const auto defined = [](const at::Tensor& tensor) { return tensor.defined(); };
+    if (std::none_of(grad_outputs.begin(), grad_outputs.end(), defined)) return absl::OkStatus();
+    model::GradSink sink;
+    sink.slots.resize(node.params.size());
+    if (schedule_.parameter_gradients) {
+      VLM_ASSIGN_OR_RETURN(sink, store_->Gradients(id));
+    }
+    model::Values grad_inputs;
+    VLM_RETURN_IF_ERROR(CatchTorch("backward", node, [&] {
+      grad_inputs = tape->Backward(grad_outputs, &sink);
+      return absl::OkStatus();
+    }));
+    VLM_CHECK(grad_inputs.size() == node.in.size(), "backward returns one gradient per input: " + node.name);
+    for (size_t i = 0; i < node.in.size(); ++i) {
+      if (schedule_.needs_grad[node.in[i]] && grad_inputs[i].defined()) AddGradient(node.in[i], grad_inputs[i]);
+    }
+    return absl::OkStatus();
+  }
+
+  // A value's gradient is complete when its producer's backward runs: all consumers come later in the graph.
+  at::Tensor TakeGradient(ValueId value) {
+    at::Tensor gradient = std::exchange(gradients_[value], at::Tensor());
+    if (gradient.defined() && Wanted(value)) result_.value_gradients[value] = gradient;
+    return gradient;
+  }
+
+  // Out of place: a unit may return one tensor for two inputs.
+  void AddGradient(ValueId value, const at::Tensor& gradient) {
+    at::Tensor& sum = gradients_[value];
+    sum = sum.defined() ? at::add(sum, gradient) : gradient;
+    if (Wanted(value)) result_.value_gradients[value] = sum;
+  }
+
+  bool Wanted(ValueId value) const {
+    return std::find(schedule_.value_gradients.begin(), schedule_.value_gradients.end(), value) !=
+           schedule_.value_gradients.end();
+  }
+
+  const Schedule& schedule_;
+  const model::Graph& graph_;
+  ParameterStore* const store_;
+  const RunInputs& inputs_;
+  const Clock* const clock_;
+  std::vector<at::Tensor> values_, gradients_;         // by value
+  std::vector<std::unique_ptr<model::Tape>> tapes_;    // by node
+  std::vector<Ticket> tickets_;                        // by bucket
+  std::optional<model::TokenCoefficients> known_;
+  bool scored_ = false;
+  RunResult result_;
+};
+
+}  // namespace
+
+absl::StatusOr<RunResult> Run(const Schedule& schedule, ParameterStore* store, const RunInputs& inputs,
+                              const Clock* clock) {
+  if (!inputs.measure_activations) return Runner(schedule, store, inputs, clock).Execute();
+  const auto counter = std::make_shared<AllocationCounter>();
+  absl::StatusOr<RunResult> result;
+  {
+    c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, counter);
+    result = Runner(schedule, store, inputs, clock).Execute();
+  }
+  if (result.ok()) {
+    result->activation_bytes = counter->peak();
+    store->mutable_ledger()->resident.activations = counter->peak();
+  }
+  return result;
+}
+
+}  // namespace vlm::train

@@ -1,0 +1,236 @@
+#include "train/schedule.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/digest.h"
+
+namespace vlm::train {
+namespace {
+
+using model::Graph;
+using model::NodeId;
+using model::Save;
+using model::ValueId;
+
+bool Contains(const std::vector<ValueId>& values, ValueId value) {
+  return std::find(values.begin(), values.end(), value) != values.end();
+}
+
+// Builds one schedule; the members are the facts that several of its operations follow from.
+class Planner {
+ public:
+  Planner(const Graph& graph, const std::vector<BucketSpec>& buckets, const Wanted& wanted, bool images,
+          const PlanOptions& options)
+      : graph_(graph), buckets_(buckets), wanted_(wanted), options_(options) {
+    schedule_.images = images;
+    schedule_.parameter_gradients = wanted.parameter_gradients;
+    schedule_.results = wanted.results.empty() ? graph.results : wanted.results;
+    schedule_.value_gradients = wanted.value_gradients;
+    schedule_.feeds = wanted.feeds;
+  }
+
+  Schedule Build() && {
+    FindParametersOfNodes();
+    FindNodesThatRun();
+    FindGradients();
+    FindBucketOrder();
+    EmitForward();
+    EmitBackward();
+    return std::move(schedule_);
+  }
+
+ private:
+  void FindParametersOfNodes() {
+    std::vector<BucketId> bucket_of(graph_.params.size(), -1);
+    for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
+      for (const ParamRange& range : buckets_[id].ranges) bucket_of[range.param] = id;
+    }
+    buckets_of_.resize(graph_.nodes.size());
+    for (size_t node = 0; node < graph_.nodes.size(); ++node) {
+      for (model::ParamId param : graph_.nodes[node].params) {
+        const BucketId id = bucket_of[param];
+        VLM_CHECK(id >= 0, "every parameter lies in a bucket");
+        std::vector<BucketId>& mine = buckets_of_[node];
+        if (std::find(mine.begin(), mine.end(), id) == mine.end()) mine.push_back(id);
+      }
+    }
+  }
+
+  void FindNodesThatRun() {
+    std::vector<bool> needed(graph_.values.size(), false);
+    for (ValueId value : schedule_.results) needed[value] = true;
+    runs_.assign(graph_.nodes.size(), false);
+    for (NodeId node = Nodes() - 1; node >= 0; --node) {
+      const model::Node& n = graph_.nodes[node];
+      if (n.when == model::Presence::kIfImages && !schedule_.images) continue;
+      for (ValueId value : n.out) {
+        if (needed[value] && !Contains(wanted_.feeds, value)) runs_[node] = true;
+      }
+      if (!runs_[node]) continue;
+      for (ValueId value : n.in) needed[value] = true;
+    }
+  }
+
+  void FindGradients() {
+    schedule_.needs_grad.assign(graph_.values.size(), false);
+    for (ValueId value : wanted_.value_gradients) schedule_.needs_grad[value] = true;
+    schedule_.save.assign(graph_.nodes.size(), Save::kNothing);
+    backward_.assign(graph_.nodes.size(), false);
+    for (NodeId node = 0; node < Nodes(); ++node) {
+      if (!runs_[node]) continue;
+      const model::Node& n = graph_.nodes[node];
+      const bool trains = wanted_.parameter_gradients &&
+                          std::any_of(buckets_of_[node].begin(), buckets_of_[node].end(),
+                                      [&](BucketId id) { return buckets_[id].trainable && buckets_[id].reached; });
+      const bool passes = std::any_of(n.in.begin(), n.in.end(), [&](ValueId v) { return schedule_.needs_grad[v]; });
+      backward_[node] = trains || passes;
+      if (!backward_[node]) continue;
+      schedule_.save[node] = options_.recompute ? Save::kInputs : Save::kGraph;
+      for (ValueId value : n.out) {
+        if (graph_.values[value].differentiable) schedule_.needs_grad[value] = true;
+      }
+    }
+  }
+
+  // Buckets in the order in which forward first needs them, and after which operation each is released.
+  void FindBucketOrder() {
+    release_after_forward_.resize(graph_.nodes.size());
+    close_after_backward_.resize(graph_.nodes.size());
+    schedule_.reduced.assign(buckets_.size(), false);
+    std::vector<NodeId> last_forward(buckets_.size(), model::kNone), last_backward(buckets_.size(), model::kNone);
+    for (NodeId node = Nodes() - 1; node >= 0; --node) {
+      if (!runs_[node]) continue;
+      for (BucketId id : buckets_of_[node]) {
+        if (last_forward[id] == model::kNone) last_forward[id] = node;
+        if (backward_[node]) last_backward[id] = node;
+      }
+    }
+    for (NodeId node = 0; node < Nodes(); ++node) {
+      if (!runs_[node]) continue;
+      for (BucketId id : buckets_of_[node]) {
+        if (std::find(bucket_order_.begin(), bucket_order_.end(), id) == bucket_order_.end()) bucket_order_.push_back(id);
+        if (last_backward[id] == node) close_after_backward_[node].push_back(id);
+        if (last_backward[id] == model::kNone && last_forward[id] == node) release_after_forward_[node].push_back(id);
+      }
+    }
+    for (BucketId id : bucket_order_) {
+      schedule_.reduced[id] = last_backward[id] != model::kNone && wanted_.parameter_gradients &&
+                              buckets_[id].trainable && buckets_[id].reached;
+    }
+  }
+
+  void EmitForward() {
+    size_t acquired = 0, waited = 0;
+    std::vector<NodeId> last_consumer(graph_.values.size(), model::kNone);
+    for (NodeId node = 0; node < Nodes(); ++node) {
+      if (!runs_[node]) continue;
+      for (ValueId value : graph_.nodes[node].out) last_consumer[value] = node;
+      for (ValueId value : graph_.nodes[node].in) last_consumer[value] = node;
+    }
+    for (NodeId node = 0; node < Nodes(); ++node) {
+      if (!runs_[node]) continue;
+      while (waited < bucket_order_.size() && Uses(node, bucket_order_[waited])) {
+        const size_t ahead = std::min(bucket_order_.size(), waited + 1 + static_cast<size_t>(options_.prefetch));
+        while (acquired < ahead) Emit(Op::Kind::kAcquire, bucket_order_[acquired++]);
+        Emit(Op::Kind::kWait, bucket_order_[waited++]);
+      }
+      Emit(Op::Kind::kForward, node);
+      for (BucketId id : release_after_forward_[node]) Emit(Op::Kind::kRelease, id);
+      for (ValueId value = 0; value < static_cast<ValueId>(graph_.values.size()); ++value) {
+        if (last_consumer[value] == node && !Contains(schedule_.results, value)) Emit(Op::Kind::kFree, value);
+      }
+    }
+  }
+
+  void EmitBackward() {
+    for (NodeId node = Nodes() - 1; node >= 0; --node) {
+      if (!backward_[node]) continue;
+      Emit(Op::Kind::kBackward, node);
+      for (BucketId id : close_after_backward_[node]) {
+        if (schedule_.reduced[id]) Emit(Op::Kind::kReduce, id);
+        Emit(Op::Kind::kRelease, id);
+      }
+    }
+  }
+
+  void Emit(Op::Kind kind, int32_t id) { schedule_.ops.push_back({kind, id}); }
+  NodeId Nodes() const { return static_cast<NodeId>(graph_.nodes.size()); }
+  bool Uses(NodeId node, BucketId id) const {
+    return std::find(buckets_of_[node].begin(), buckets_of_[node].end(), id) != buckets_of_[node].end();
+  }
+
+  const Graph& graph_;
+  const std::vector<BucketSpec>& buckets_;
+  const Wanted& wanted_;
+  const PlanOptions& options_;
+  Schedule schedule_;
+  std::vector<std::vector<BucketId>> buckets_of_;  // by node
+  std::vector<bool> runs_, backward_;              // by node
+  std::vector<BucketId> bucket_order_;
+  std::vector<std::vector<BucketId>> release_after_forward_, close_after_backward_;  // by node
+};
+
+const char* SaveName(Save save) {
+  switch (save) {
+    case Save::kNothing:
+      return "nothing";
+    case Save::kGraph:
+      return "graph";
+    case Save::kInputs:
+      return "inputs";
+  }
+  return "";
+}
+
+}  // namespace
+
+Schedule Plan(const Graph& graph, const std::vector<BucketSpec>& buckets, const Wanted& wanted, bool images,
+              const PlanOptions& options) {
+  VLM_CHECK(options.prefetch >= 0, "prefetch must not be negative");
+  return Planner(graph, buckets, wanted, images, options).Build();
+}
+
+std::string Schedule::Hash() const {
+  std::string text = absl::StrCat("schedule 1 ", images, " ", parameter_gradients, "\n");
+  for (const Op& op : ops) absl::StrAppend(&text, static_cast<int>(op.kind), " ", op.id, "\n");
+  for (Save mode : save) absl::StrAppend(&text, "s", static_cast<int>(mode));
+  for (bool needs : needs_grad) absl::StrAppend(&text, "g", needs);
+  for (ValueId value : results) absl::StrAppend(&text, "r", value);
+  for (ValueId value : value_gradients) absl::StrAppend(&text, "v", value);
+  for (ValueId value : feeds) absl::StrAppend(&text, "f", value);
+  return Sha256Of(std::string_view(text)).Hex().substr(0, 16);
+}
+
+std::string Schedule::ToString(const Graph& graph, const std::vector<BucketSpec>& buckets) const {
+  std::string text;
+  for (const Op& op : ops) {
+    switch (op.kind) {
+      case Op::Kind::kAcquire:
+        absl::StrAppend(&text, "acquire  ", buckets[op.id].name, "\n");
+        break;
+      case Op::Kind::kWait:
+        absl::StrAppend(&text, "wait     ", buckets[op.id].name, "\n");
+        break;
+      case Op::Kind::kForward:
+        absl::StrAppend(&text, "forward  ", graph.nodes[op.id].name, ", saves ", SaveName(save[op.id]), "\n");
+        break;
+      case Op::Kind::kBackward:
+        absl::StrAppend(&text, "backward ", graph.nodes[op.id].name, "\n");
+        break;
+      case Op::Kind::kReduce:
+        absl::StrAppend(&text, "reduce   ", buckets[op.id].name, "\n");
+        break;
+      case Op::Kind::kRelease:
+        absl::StrAppend(&text, "release  ", buckets[op.id].name, "\n");
+        break;
+      case Op::Kind::kFree:
+        absl::StrAppend(&text, "free     ", graph.values[op.id].name, "\n");
+        break;
+    }
+  }
+  return text;
+}
+
+}  // namespace vlm::train
