@@ -32,6 +32,9 @@ struct RankKey {
   std::string ToString() const;  // "<attempt_id> rank 3"
 };
 
+// The folder private to one rank: "<run_root>/<stage_uid hex>-<fence>-r<rank>".
+std::string RunFolder(const std::string& run_root, const RankKey& key);
+
 struct WorkerOptions {
   v1::Hello identity;  // node, incarnation, boot, devices, build ...; the core fills held, shards and the rest
   std::vector<v1::RankResult> stored_results;  // of earlier incarnations, not yet acknowledged
