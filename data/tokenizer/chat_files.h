@@ -24,7 +24,7 @@ std::vector<std::string> ChatSpecialTokens(const std::vector<std::string>& extra
 // message of its own, "<|im_start|>assistant\n" when a reply is wanted; content is a string or a list of
 // {type: text, text} and {type: image} parts, an image part renders as one <|image|>. The content of
 // assistant turns and their <|im_end|> stand in a generation block.
-std::string_view ChatMlJinja();  // (ChatTemplate is the renderer in data/chat_template.h)
+std::string_view ChatMlTemplateJinja();
 
 // Contents of tokenizer_config.json and special_tokens_map.json. `context_tokens` is model_max_length.
 // FAILED_PRECONDITION when the tokenizer lacks one of the four tokens above.
