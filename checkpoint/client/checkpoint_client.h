@@ -53,6 +53,7 @@ struct Artifact {
   std::string digest;  // hex
   std::string folder;
   uint64_t bytes = 0;
+  uint64_t step = 0;
 };
 
 enum class StepStatus { kUnknown, kWriting, kComplete, kDamaged, kDeleting };

@@ -51,6 +51,8 @@ struct Save {
   std::function<void(const SaveResult&)> done;  // on the writer's thread; may be empty
 };
 
+constexpr int kSavesInFlightMax = 4;  // twice the steps that a stage may have unfinished
+
 struct StepWriterOptions {
   uint64_t bytes_in_flight_max = uint64_t{16} << 30;   // snapshots held at once, over all saves
   absl::Duration retry_for = absl::Minutes(10);        // AddPart while the service is away
@@ -67,7 +69,7 @@ class StepWriter {
   ~StepWriter();
 
   // Queues a save and returns at once. RESOURCE_EXHAUSTED when its snapshot and those in flight are more than the
-  // limit: skip it and go on. INVALID_ARGUMENT for a save without folder or with a repeated file name.
+  // limit, or kSavesInFlightMax saves are: skip it and go on. INVALID_ARGUMENT for a save without folder or with a repeated file name.
   absl::Status Start(Save save);
 
   // Waits until nothing is in flight; the first error since the last Wait, if any.

@@ -51,6 +51,9 @@ class StrictWatch {
 }  // namespace
 
 absl::StatusOr<json> ParseStrictJson(std::string_view text, int depth_max) {
+  // nlohmann's parser takes a NUL for the end of the text and would pass over what follows.
+  const size_t nul = text.find('\0');
+  if (nul != std::string_view::npos) return absl::InvalidArgumentError(absl::StrCat("no valid JSON at byte ", nul + 1));
   StrictWatch watch(depth_max);
   json::parser_callback_t callback = [&](int depth, json::parse_event_t event, json& parsed) {
     return watch.Keep(depth, event, parsed);

@@ -17,7 +17,7 @@ namespace vlm::checkpoint {
 struct FolderOptions {
   std::string stem = "model";  // "<stem>.safetensors.index.json", else "<stem>.safetensors"
   bool require_sums = true;
-  std::map<std::string, std::string> digests;  // by file name, from the catalog; files not named are not checked
+  std::map<std::string, std::string> digests = {};  // by file name, from the catalog; others are not checked
 };
 
 constexpr uint64_t kIndexBytesMax = 64 << 20;

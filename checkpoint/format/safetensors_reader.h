@@ -21,7 +21,7 @@ struct ReadOptions {
   // With sums each chunk is verified the first time it is touched. Without (a folder made by others), only the
   // header's rules are.
   bool require_sums = true;
-  std::string digest;  // hex, from the catalog: the sums must belong to it; empty: not checked
+  std::string digest = {};  // hex, from the catalog: the sums must belong to it; empty: not checked
 };
 
 // Thread-safe. The file is read with pread, never mapped: a file cut short underneath is an error, not a signal.

@@ -3,6 +3,7 @@
 #define VLM_CHECKPOINT_SERVICE_EFFECT_RUNNER_H_
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/file_system.h"
@@ -26,7 +27,10 @@ class EffectRunner {
   EffectResult Run(const Effect& effect) const;
 
  private:
-  absl::Status PrepareRoot(const Effect& effect) const;
+  absl::Status CheckAllowed(const std::string& root) const;
+  absl::Status CheckOurs(const std::string& root) const;
+  absl::Status CheckNoLinks(const Effect& effect, const std::string& folder) const;
+  absl::Status PrepareRoot(const std::string& root) const;
   absl::Status MakeFolder(const Effect& effect) const;
   absl::Status RemoveFolder(const Effect& effect) const;
   absl::Status Look(const Effect& effect, EffectResult* result) const;

@@ -1,0 +1,210 @@
+#include "checkpoint/client/step_writer.h"
+
+#include <algorithm>
+#include <deque>
+#include <optional>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/mutex.h"
+#include "checkpoint/format/safetensors_writer.h"
+
+namespace vlm::checkpoint {
+namespace {
+
+absl::StatusOr<FileClaim> WriteTensors(FileSystem* files, const std::string& path, const FileToWrite& file) {
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
+                       SafetensorsWriter::Create(files, path, file.tensors, file.metadata));
+  for (const TensorEntry& tensor : writer->tensors()) {
+    uint64_t produced = 0;
+    VLM_RETURN_IF_ERROR(file.produce_tensor(tensor, [&](std::span<const std::byte> bytes) {
+      produced += bytes.size();
+      return writer->Append(bytes);
+    }));
+    if (produced != tensor.bytes()) {
+      return absl::InternalError(absl::StrCat("producer of tensor \"", tensor.name, "\" gave ", produced, " bytes of ",
+                                              tensor.bytes(), ": ", path));
+    }
+  }
+  VLM_ASSIGN_OR_RETURN(const WrittenFile written, writer->Finish());
+  return FileClaim{file.name, written.bytes, written.digest};
+}
+
+absl::StatusOr<FileClaim> WriteFile(FileSystem* files, const std::string& folder, const FileToWrite& file) {
+  const std::string path = absl::StrCat(folder, "/", file.name);
+  const std::string parent = ParentPath(path);
+  if (parent != folder) VLM_RETURN_IF_ERROR(MakeDirectories(files, parent));
+  if (file.produce_tensor) return WriteTensors(files, path, file);
+  VLM_ASSIGN_OR_RETURN(const WrittenFile written, WriteDurableFile(files, path, file.contents));
+  return FileClaim{file.name, written.bytes, written.digest};
+}
+
+absl::Status CheckSave(const Save& save) {
+  if (save.folder.empty()) return absl::InvalidArgumentError("save has no folder; call BeginStep first");
+  std::set<std::string> names;
+  for (const FileClaim& claim : save.written) names.insert(claim.name);
+  for (const FileToWrite& file : save.files) {
+    if (file.name.empty() || !names.insert(file.name).second) {
+      return absl::InvalidArgumentError(absl::StrCat("save has a file without a name, or one named twice: \"", file.name, "\""));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+class StepWriter::Worker {
+ public:
+  Worker(FileSystem* files, const CheckpointClient* client, const Clock* clock, StepWriterOptions options)
+      : files_(files), client_(client), clock_(clock), options_(options), thread_([this] { Run(); }) {}
+
+  ~Worker() {
+    {
+      MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    changed_.NotifyAll();
+    thread_.join();
+  }
+
+  absl::Status Start(Save save) {
+    VLM_RETURN_IF_ERROR(CheckSave(save));
+    MutexLock lock(&mutex_);
+    if (saves_in_flight_ >= kSavesInFlightMax) {
+      return absl::ResourceExhaustedError(absl::StrCat(saves_in_flight_, " saves are in flight; skip this one"));
+    }
+    if (save.snapshot_bytes > options_.bytes_in_flight_max - std::min(options_.bytes_in_flight_max, bytes_in_flight_)) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("save would hold more snapshots in memory than the limit; skip it: ", save.snapshot_bytes, " bytes beside ",
+                       bytes_in_flight_, " in flight, limit ", options_.bytes_in_flight_max));
+    }
+    bytes_in_flight_ += save.snapshot_bytes;
+    ++saves_in_flight_;
+    queue_.push_back(std::move(save));
+    changed_.NotifyAll();
+    return absl::OkStatus();
+  }
+
+  absl::Status Wait() {
+    MutexLock lock(&mutex_);
+    while (saves_in_flight_ > 0) changed_.Wait(&mutex_);
+    return std::exchange(first_error_, absl::OkStatus());
+  }
+
+  int saves_in_flight() const {
+    MutexLock lock(&mutex_);
+    return saves_in_flight_;
+  }
+
+ private:
+  void Run() {
+    while (std::optional<Save> save = Next()) {
+      const absl::Duration begin = clock_->Monotonic();
+      SaveResult result;
+      result.status = Perform(*save, &result);
+      result.duration = clock_->Monotonic() - begin;
+      const std::function<void(const SaveResult&)> done = std::move(save->done);
+      const uint64_t snapshot_bytes = save->snapshot_bytes;
+      save.reset();  // the snapshot's memory goes before anyone is told
+      if (done) done(result);
+      MutexLock lock(&mutex_);
+      bytes_in_flight_ -= snapshot_bytes;
+      --saves_in_flight_;
+      if (first_error_.ok()) first_error_ = result.status;
+      changed_.NotifyAll();
+    }
+  }
+
+  // Nothing once stopped and drained.
+  std::optional<Save> Next() {
+    MutexLock lock(&mutex_);
+    while (queue_.empty() && !stopping_) changed_.Wait(&mutex_);
+    if (queue_.empty()) return std::nullopt;
+    Save save = std::move(queue_.front());
+    queue_.pop_front();
+    return save;
+  }
+
+  bool stopping() const {
+    MutexLock lock(&mutex_);
+    return stopping_;
+  }
+
+  absl::Status Perform(const Save& save, SaveResult* result) {
+    PartToAdd part{save.step.stage_uid, save.step.fence, save.step.step, save.rank, save.written};
+    for (const FileToWrite& file : save.files) {
+      if (stopping()) return absl::CancelledError("the writer was closed before the save was written");
+      absl::StatusOr<FileClaim> claim = WriteFile(files_, save.folder, file);
+      if (!claim.ok()) return GiveUp(save, claim.status());
+      part.files.push_back(*std::move(claim));
+    }
+    for (const FileClaim& claim : part.files) result->bytes += claim.bytes;
+    return Report(save, part, result);
+  }
+
+  // A save that cannot be written must not count as being written for the rest of the attempt.
+  absl::Status GiveUp(const Save& save, const absl::Status& error) {
+    absl::Status aborted = client_->AbortStep(save.step.stage_uid, save.step.step, save.step.fence);
+    if (!aborted.ok() && !absl::IsFailedPrecondition(aborted)) {
+      return absl::Status(error.code(), absl::StrCat(error.message(), "; and the step could not be given up: ", aborted.message()));
+    }
+    return error;
+  }
+
+  absl::Status Report(const Save& save, const PartToAdd& part, SaveResult* result) {
+    const absl::Duration give_up = clock_->Monotonic() + options_.retry_for;
+    absl::Duration pause = options_.retry_first;
+    while (true) {
+      const absl::StatusOr<bool> committed = client_->AddPart(part);
+      if (committed.ok()) {
+        result->committed = *committed;
+        if (*committed || !save.wait_for_commit) return absl::OkStatus();
+      } else if (!absl::IsUnavailable(committed.status()) && !absl::IsDeadlineExceeded(committed.status())) {
+        return committed.status();
+      }
+      if (clock_->Monotonic() + pause > give_up) {
+        return committed.ok() ? absl::DeadlineExceededError("the other ranks' parts of the step did not arrive in time")
+                              : Annotate(committed.status(), "the checkpoint service stayed away");
+      }
+      if (!Pause(pause)) return absl::CancelledError("the writer was closed before the step was reported");
+      pause = std::min(2 * pause, options_.retry_most);
+    }
+  }
+
+  // False when the writer is being destroyed.
+  bool Pause(absl::Duration pause) {
+    const absl::Duration until = clock_->Monotonic() + pause;
+    MutexLock lock(&mutex_);
+    while (!stopping_) {
+      const absl::Duration left = until - clock_->Monotonic();
+      if (left <= absl::ZeroDuration()) return true;
+      changed_.WaitFor(&mutex_, left);
+    }
+    return false;
+  }
+
+  FileSystem* const files_;
+  const CheckpointClient* const client_;
+  const Clock* const clock_;
+  const StepWriterOptions options_;
+  mutable Mutex mutex_;
+  CondVar changed_;
+  std::deque<Save> queue_ ABSL_GUARDED_BY(mutex_);  // bounded by kSavesInFlightMax
+  uint64_t bytes_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  int saves_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status first_error_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread thread_;  // last: starts when everything above exists
+};
+
+StepWriter::StepWriter(FileSystem* files, const CheckpointClient* client, const Clock* clock, StepWriterOptions options)
+    : worker_(std::make_unique<Worker>(files, client, clock, options)) {}
+StepWriter::~StepWriter() = default;
+
+absl::Status StepWriter::Start(Save save) { return worker_->Start(std::move(save)); }
+absl::Status StepWriter::Wait() { return worker_->Wait(); }
+int StepWriter::saves_in_flight() const { return worker_->saves_in_flight(); }
+
+}  // namespace vlm::checkpoint

@@ -1,0 +1,329 @@
+#include "checkpoint/format/durable_file.h"
+
+#include <gtest/gtest.h>
+
+#include "base/simulated_file_system.h"
+#include "checkpoint/format/safetensors_folder.h"
+#include "checkpoint/format/safetensors_reader.h"
+#include "checkpoint/format/safetensors_writer.h"
+#include "gmock/gmock.h"
+
+namespace vlm::checkpoint {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using Survival = SimulatedFileSystem::Survival;
+
+std::span<const std::byte> SpanOf(std::string_view bytes) { return std::as_bytes(std::span(bytes.data(), bytes.size())); }
+
+// Not periodic in the chunk size, so that a chunk in another's place is found.
+std::string Pattern(uint64_t count) {
+  std::string bytes(count, '\0');
+  for (uint64_t i = 0; i < count; ++i) bytes[i] = static_cast<char>(Mix64(i / 8) >> (8 * (i % 8)));
+  return bytes;
+}
+
+TEST(ChunkSums, RoundTripAndDigestDefinition) {
+  for (const uint64_t size : {uint64_t{0}, uint64_t{1}, kChunkBytes, kChunkBytes + 1, 2 * kChunkBytes}) {
+    const std::string bytes = Pattern(size);
+    ChunkHasher hasher;
+    for (size_t at = 0; at < bytes.size(); at += 1'000'003) hasher.Update(SpanOf(std::string_view(bytes).substr(at, 1'000'003)));
+    const ChunkSums sums = hasher.Finish();
+    EXPECT_EQ(sums.bytes, size);
+    EXPECT_EQ(sums.chunks.size(), (size + kChunkBytes - 1) / kChunkBytes);
+    std::string concatenated;
+    for (size_t at = 0; at < bytes.size(); at += kChunkBytes) {
+      const Digest chunk = Sha256Of(std::string_view(bytes).substr(at, kChunkBytes));
+      concatenated.append(reinterpret_cast<const char*>(chunk.bytes.data()), chunk.bytes.size());
+    }
+    EXPECT_EQ(sums.FileDigest(), Sha256Of(concatenated));
+    EXPECT_EQ(*ParseChunkSums(SerializeChunkSums(sums)), sums);
+  }
+}
+
+TEST(ChunkSums, RefusesEveryDamagedText) {
+  ChunkHasher hasher;
+  hasher.Update(SpanOf("some bytes"));
+  const std::string text = SerializeChunkSums(hasher.Finish());
+  EXPECT_FALSE(ParseChunkSums("").ok());
+  EXPECT_FALSE(ParseChunkSums(text + "\n").ok());
+  for (size_t length = 0; length < text.size(); ++length) EXPECT_FALSE(ParseChunkSums(text.substr(0, length)).ok());
+  int accepted = 0;
+  for (size_t at = 0; at < text.size(); ++at) {
+    std::string damaged = text;
+    damaged[at] ^= 1;
+    accepted += ParseChunkSums(damaged).ok() ? 1 : 0;
+  }
+  // Only the size's last digit may change unseen here (10 and 11 bytes both have one chunk): the file's own size
+  // is compared with it by every reader.
+  EXPECT_LE(accepted, 2);
+}
+
+TEST(DurableFile, IsWholeAndHashed) {
+  SimulatedFileSystem disk;
+  const std::string bytes = Pattern(kChunkBytes + 100);
+  const auto written = WriteDurableFile(&disk, "/data.json", bytes);
+  ASSERT_TRUE(written.ok()) << written.status();
+  EXPECT_EQ(written->bytes, bytes.size());
+  EXPECT_EQ(written->digest, ReadChunkSums(&disk, "/data.json")->FileDigest().Hex());
+  disk.Crash(Survival::kNothing);
+  EXPECT_EQ(*ReadFile(&disk, "/data.json", 1 << 30), bytes);
+  EXPECT_THAT(*disk.List("/"), ElementsAre("data.json", "data.json.sum"));
+}
+
+TEST(DurableFile, IsNeverWrittenTwice) {
+  SimulatedFileSystem disk;
+  ASSERT_TRUE(WriteDurableFile(&disk, "/a", "1").ok());
+  EXPECT_EQ(WriteDurableFile(&disk, "/a", "2").status().code(), absl::StatusCode::kAlreadyExists);
+  const auto first = DurableFileWriter::Create(&disk, "/b", 0);
+  EXPECT_EQ(DurableFileWriter::Create(&disk, "/b", 0).status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST(DurableFile, RemovesTemporariesWhenGivenUpOrFull) {
+  SimulatedFileSystem disk;
+  { ASSERT_TRUE((*DurableFileWriter::Create(&disk, "/a", 10))->Append("half").ok()); }
+  EXPECT_THAT(*disk.List("/"), ElementsAre());
+  disk.SetCapacity(1000);
+  EXPECT_EQ(DurableFileWriter::Create(&disk, "/b", 2000).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(*disk.List("/"), ElementsAre());
+  // No reservation and full in the middle: the same, and nothing stays.
+  { EXPECT_TRUE(absl::IsResourceExhausted((*DurableFileWriter::Create(&disk, "/c", 0))->Append(Pattern(2000)))); }
+  EXPECT_THAT(*disk.List("/"), ElementsAre());
+  EXPECT_EQ(*disk.FreeBytes("/"), 1000u);
+  // Full only for the sums: the file does not appear without them.
+  EXPECT_TRUE(absl::IsResourceExhausted(WriteDurableFile(&disk, "/d", Pattern(990)).status()));
+  EXPECT_THAT(*disk.List("/"), ElementsAre());
+}
+
+TEST(DurableFile, AFailedSyncIsNeverTakenForSuccess) {
+  for (int failing = 0; failing < 3; ++failing) {
+    SimulatedFileSystem disk;
+    int syncs = 0;
+    disk.SetHook([&](FileOperation operation, const std::string&) {
+      const bool is_sync = operation == FileOperation::kSync || operation == FileOperation::kSyncDirectory;
+      return is_sync && syncs++ == failing ? absl::InternalError("input/output error") : absl::OkStatus();
+    });
+    EXPECT_FALSE(WriteDurableFile(&disk, "/a", "contents").ok());
+    EXPECT_FALSE(disk.Stat("/a").ok());
+  }
+}
+
+// Stops the machine after each operation in turn; whatever survives, a file is absent, or whole with its sums.
+TEST(DurableFile, EveryCrashLeavesNothingOrAWholeFile) {
+  const std::string bytes = Pattern(kChunkBytes + 5);
+  for (const Survival survival : {Survival::kNothing, Survival::kRandom}) {
+    bool finished = false;
+    for (uint64_t operations = 0; !finished; ++operations) {
+      SimulatedFileSystem disk(RngKey{operations});
+      disk.StopAfter(operations);
+      finished = WriteDurableFile(&disk, "/a", bytes).ok();
+      disk.Crash(survival);
+      if (finished || disk.Stat("/a").ok()) {
+        EXPECT_EQ(*ReadFile(&disk, "/a", 1 << 30), bytes) << operations;
+      }
+      EXPECT_TRUE(!finished || ReadChunkSums(&disk, "/a").ok());
+    }
+  }
+}
+
+TEST(AddSums, OfAFileWrittenByOthers) {
+  SimulatedFileSystem disk;
+  const std::string bytes = Pattern(kChunkBytes * 2 + 1);
+  ASSERT_TRUE(WriteFileDurably(&disk, "/shard.tar", bytes).ok());
+  const auto written = AddSums(&disk, "/shard.tar");
+  ASSERT_TRUE(written.ok()) << written.status();
+  SimulatedFileSystem other;
+  EXPECT_EQ(WriteDurableFile(&other, "/shard.tar", bytes)->digest, written->digest);
+}
+
+class VerifyFilesTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(disk_.MakeDirectory("/step").ok());
+    Write("big", Pattern(3 * kChunkBytes + 17));
+    Write("small", "contents");
+    Write("empty", "");
+  }
+  void Write(const std::string& name, const std::string& bytes) {
+    const auto written = WriteDurableFile(&disk_, "/step/" + name, bytes);
+    ASSERT_TRUE(written.ok()) << written.status();
+    claims_.push_back({name, written->bytes, written->digest});
+  }
+  std::string Damages(bool contents) {
+    const auto damages = contents ? VerifyFiles(&disk_, "/step", claims_) : CheckFiles(&disk_, "/step", claims_);
+    if (!damages.ok()) return damages.status().ToString();
+    std::string text;
+    for (const FileDamage& damage : *damages) text += damage.file + "#" + std::to_string(damage.chunk) + " ";
+    return text;
+  }
+  SimulatedFileSystem disk_;
+  std::vector<FileClaim> claims_;
+};
+
+TEST_F(VerifyFilesTest, FindsNothingInWholeFiles) {
+  EXPECT_EQ(Damages(false), "");
+  EXPECT_EQ(Damages(true), "");
+}
+
+TEST_F(VerifyFilesTest, NamesTheDamagedChunk) {
+  ASSERT_TRUE(disk_.FlipBit("/step/big", 8 * (2 * kChunkBytes + 5)).ok());
+  EXPECT_EQ(Damages(false), "");  // sizes and sums alone do not tell
+  EXPECT_EQ(Damages(true), "big#2 ");
+  ASSERT_TRUE(disk_.FlipBit("/step/big", 8 * (3 * kChunkBytes + 16) + 7).ok());
+  ASSERT_TRUE(disk_.FlipBit("/step/small", 0).ok());
+  EXPECT_EQ(Damages(true), "big#2 big#3 small#0 ");
+}
+
+TEST_F(VerifyFilesTest, NamesMissingFilesAndSums) {
+  ASSERT_TRUE(disk_.Remove("/step/small").ok());
+  ASSERT_TRUE(disk_.Remove("/step/big.sum").ok());
+  EXPECT_EQ(Damages(false), "big.sum#-1 small#-1 ");
+  EXPECT_EQ(Damages(true), "big.sum#-1 small#-1 ");
+  ASSERT_TRUE(disk_.FlipBit("/step/big", 3).ok());
+  EXPECT_EQ(Damages(true), "big.sum#-1 big#-1 small#-1 ");  // without sums the digest tells, but not where
+}
+
+TEST_F(VerifyFilesTest, NamesOtherContentsOfTheSameSize) {
+  ASSERT_TRUE(disk_.Remove("/step/small").ok());
+  ASSERT_TRUE(disk_.Remove("/step/small.sum").ok());
+  ASSERT_TRUE(WriteDurableFile(&disk_, "/step/small", "CONTENTS").ok());
+  EXPECT_EQ(Damages(false), "small.sum#-1 ");
+}
+
+TEST_F(VerifyFilesTest, NamesAnotherSizeAndUnreadableChunks) {
+  claims_[1].bytes = 9;
+  EXPECT_EQ(Damages(false), "small#-1 ");
+  claims_[1].bytes = 8;
+  disk_.SetHook([](FileOperation operation, const std::string& path) {
+    return operation == FileOperation::kRead && path == "/step/small" ? absl::InternalError("input/output error")
+                                                                       : absl::OkStatus();
+  });
+  EXPECT_EQ(Damages(true), "small#0 ");
+}
+
+TEST_F(VerifyFilesTest, AnErrorOfLookingIsNoDamage) {
+  disk_.SetHook([](FileOperation operation, const std::string&) {
+    return operation == FileOperation::kOpen ? absl::ResourceExhaustedError("too many open files") : absl::OkStatus();
+  });
+  EXPECT_THAT(Damages(true), HasSubstr("RESOURCE_EXHAUSTED"));
+}
+
+// Two files under one index; tensors larger than a chunk.
+class FolderTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(disk_.MakeDirectory("/m").ok());
+    const uint64_t large = kChunkBytes + 4096;
+    WriteTensors("llm.safetensors", {{"embed", DType::kF32, {large / 4}}, {"norm", DType::kF32, {2}}});
+    WriteTensors("vision.safetensors", {{"patch", DType::kBF16, {3}}});
+    index_ = {{"embed", "llm.safetensors"}, {"norm", "llm.safetensors"}, {"patch", "vision.safetensors"}};
+  }
+  void WriteTensors(const std::string& name, std::vector<TensorSpec> tensors) {
+    auto writer = SafetensorsWriter::Create(&disk_, "/m/" + name, std::move(tensors), {{"format", "pt"}});
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    for (const TensorEntry& tensor : (*writer)->tensors()) {
+      contents_[tensor.name] = Pattern(tensor.bytes());
+      ASSERT_TRUE((*writer)->Append(SpanOf(contents_[tensor.name])).ok());
+    }
+    ASSERT_TRUE((*writer)->Finish().ok());
+  }
+  void WriteIndex(const std::string& text) {
+    ASSERT_TRUE(WriteDurableFile(&disk_, "/m/model.safetensors.index.json", text).ok());
+  }
+  std::string OpenError() { return std::string(SafetensorsFolder::Open(&disk_, "/m").status().message()); }
+
+  SimulatedFileSystem disk_;
+  std::map<std::string, std::string> index_, contents_;
+};
+
+TEST_F(FolderTest, ReadsRangesAcrossChunks) {
+  WriteIndex(MakeSafetensorsIndex(index_, 1));
+  const auto folder = SafetensorsFolder::Open(&disk_, "/m");
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  EXPECT_EQ((*folder)->tensors().size(), 3u);
+  std::string range(9000, '\0');
+  const uint64_t offset = kChunkBytes - 5000;  // the file's header moves the chunk border inside
+  ASSERT_TRUE((*folder)->Read("embed", offset, std::as_writable_bytes(std::span(range))).ok());
+  EXPECT_EQ(range, contents_["embed"].substr(offset, range.size()));
+  EXPECT_EQ((*folder)->Read("none", 0, {}).code(), absl::StatusCode::kNotFound);
+  std::string one(1, '\0');
+  EXPECT_EQ((*folder)->Read("patch", 6, std::as_writable_bytes(std::span(one))).code(), absl::StatusCode::kOutOfRange);
+}
+
+TEST_F(FolderTest, VerifiesOnlyTheChunksItTouches) {
+  WriteIndex(MakeSafetensorsIndex(index_, 1));
+  const uint64_t size = disk_.Stat("/m/llm.safetensors")->bytes;
+  ASSERT_GT(size, kChunkBytes);
+  ASSERT_TRUE(disk_.FlipBit("/m/llm.safetensors", 8 * (size - 1)).ok());  // in chunk 1: the last tensor's end
+  const auto folder = SafetensorsFolder::Open(&disk_, "/m");
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  std::string range(100, '\0');
+  EXPECT_TRUE((*folder)->Read("embed", 0, std::as_writable_bytes(std::span(range))).ok());
+  const absl::Status damaged = (*folder)->Read("norm", 0, std::as_writable_bytes(std::span(range.data(), 8)));
+  EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(damaged.message()), HasSubstr("chunk 1 of /m/llm.safetensors"));
+}
+
+TEST_F(FolderTest, ADamagedHeaderIsDataLossNotNonsense) {
+  WriteIndex(MakeSafetensorsIndex(index_, 1));
+  ASSERT_TRUE(disk_.FlipBit("/m/vision.safetensors", 8 * 20).ok());
+  EXPECT_EQ(SafetensorsFolder::Open(&disk_, "/m").status().code(), absl::StatusCode::kDataLoss);
+  const std::string digest(64, '0');
+  EXPECT_EQ(SafetensorsFolder::Open(&disk_, "/m", {.digests = {{"llm.safetensors", digest}}}).status().code(),
+            absl::StatusCode::kDataLoss);
+}
+
+TEST_F(FolderTest, RefusesIndexesThatDoNotFitTheirFiles) {
+  const auto with = [&](const std::string& name, const std::string& file) {
+    auto index = index_;
+    index[name] = file;
+    return MakeSafetensorsIndex(index, 1);
+  };
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {with("patch", "../vision.safetensors"), "file of the same folder"},
+      {with("patch", "/etc/passwd"), "file of the same folder"},
+      {with("patch", "llm.safetensors"), "which is not in llm.safetensors"},
+      {with("more", "llm.safetensors"), "which is not in"},
+      {MakeSafetensorsIndex({{"embed", "llm.safetensors"}}, 1), "does not name tensor \"norm\""},
+      {R"({"weight_map": {"a": "x", "a": "y"}})", "twice"},
+      {R"({"weight_map": []})", "weight_map"},
+      {"{", "no valid JSON"},
+  };
+  for (const auto& [text, why] : cases) {
+    WriteIndex(text);
+    EXPECT_THAT(OpenError(), HasSubstr(why)) << text;
+    ASSERT_TRUE(disk_.Remove("/m/model.safetensors.index.json").ok());
+    ASSERT_TRUE(disk_.Remove("/m/model.safetensors.index.json.sum").ok());
+  }
+}
+
+TEST_F(FolderTest, OpensASingleFileWithoutIndex) {
+  EXPECT_THAT(OpenError(), HasSubstr("/m/model.safetensors"));
+  WriteTensors("model.safetensors", {{"w", DType::kI8, {4}}});
+  const auto folder = SafetensorsFolder::Open(&disk_, "/m");
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  EXPECT_NE((*folder)->Find("w"), nullptr);
+}
+
+TEST(SafetensorsWriter, RefusesTooManyAndTooFewBytes) {
+  SimulatedFileSystem disk;
+  auto writer = SafetensorsWriter::Create(&disk, "/a", {{"x", DType::kU8, {4}}, {"y", DType::kU8, {4}}}, {});
+  ASSERT_TRUE(writer.ok());
+  EXPECT_EQ((*writer)->Append(SpanOf("123456789")).code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE((*writer)->Append(SpanOf("12345")).ok());
+  EXPECT_THAT(std::string((*writer)->Finish().status().message()), HasSubstr("\"y\", 5 of 8"));
+}
+
+TEST(SafetensorsReader, AFileCutShortUnderneathIsAnErrorNotASignal) {
+  SimulatedFileSystem disk;
+  auto writer = SafetensorsWriter::Create(&disk, "/a", {{"x", DType::kU8, {uint64_t{kChunkBytes} * 2}}}, {});
+  ASSERT_TRUE((*writer)->Append(SpanOf(Pattern(kChunkBytes * 2))).ok());
+  ASSERT_TRUE((*writer)->Finish().ok());
+  ASSERT_TRUE(disk.Remove("/a.sum").ok());
+  EXPECT_EQ(SafetensorsReader::Open(&disk, "/a").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(SafetensorsReader::Open(&disk, "/a", {.require_sums = false}).ok());
+}
+
+}  // namespace
+}  // namespace vlm::checkpoint
