@@ -16,7 +16,8 @@ void ParallelFor(int64_t count, int64_t grain, const std::function<void(int64_t,
   const at::Tensor rows = at::empty({count}, at::kByte);
   const auto* base = static_cast<const char*>(rows.const_data_ptr());
   at::TensorIteratorConfig config;
-  config.add_owned_const_input(rows).resize_outputs(false).declare_static_dtype_and_device(at::kByte, at::kCPU);
+  config.check_all_same_dtype(false).resize_outputs(false).declare_static_dtype_and_device(at::kByte, at::kCPU);
+  config.add_owned_const_input(rows);
   config.declare_static_shape({count});
   at::TensorIterator iterator = config.build();
   iterator.for_each(

@@ -89,12 +89,12 @@ def run(folder):
             result[f"vision.hidden.{i}"] = hidden.flatten(0, 1)
     out = model(input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True, **extra)
     if has_pictures:
-        result["image_features"] = torch.cat(list(out.image_hidden_states))
+        result["image_features"] = out.image_hidden_states.flatten(0, -2)
     for i, hidden in enumerate(out.hidden_states[:-1]):  # the last one is after the final norm
         result[f"llm.hidden.{i}"] = hidden.flatten(0, 1)[flat]
     logits = out.logits.flatten(0, 1)[flat]
     result["logits"] = logits
-    result["mean_loss"] = out.loss.reshape(1)
+    result["mean_loss"] = out.loss.double().reshape(1)
 
     chosen = logits[inputs["target_index"]]
     lse = chosen.logsumexp(-1)
