@@ -32,8 +32,9 @@ struct ShapePair {
 
 // The division of all triples, a pure function of the key. `unseen_pairs` have distinct colours and distinct
 // shapes and occur in no training split. Held out are kHeldOutTriples triples of other pairs: every colour twice with
-// different shapes, every shape three times, every place two or three times, so that answers stay balanced. Every (colour, shape) pair outside `unseen_pairs` and every (colour, place) and (shape, place) pair occurs in
-// `training`. All lists are sorted.
+// different shapes, every shape three times, every place two or three times, so that answers stay balanced.
+// `training` has every (colour, shape) pair outside `unseen_pairs`, every (colour, place) and every (shape, place)
+// pair. All lists are sorted.
 struct ShapesDivision {
   std::vector<ShapePair> unseen_pairs;       // kUnseenPairs of them
   std::vector<ShapePair> training_pairs;     // all others

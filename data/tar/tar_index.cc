@@ -168,7 +168,9 @@ absl::Status Indexer::AddMember(char type, uint64_t bytes) {
     return absl::OkStatus();
   }
   auto name = CheckTarName(raw_name);
-  if (!name.ok()) return AtHeader(absl::StatusCode::kInvalidArgument, absl::StrCat("has a bad member; ", name.status().message()));
+  if (!name.ok()) {
+    return AtHeader(absl::StatusCode::kInvalidArgument, absl::StrCat("has a bad member; ", name.status().message()));
+  }
   if (type != kRegular && type != kRegularOld && type != kContiguous) {
     return AtHeader(absl::StatusCode::kInvalidArgument,
                     absl::StrCat("has a link, device or sparse file (type '", absl::CHexEscape(std::string(1, type)),

@@ -171,7 +171,8 @@ TEST(ShapesGeneratorTest, PicturesShowWhatTheySay) {
         for (int dx = -1; dx <= 1; ++dx) {
           const int at_x = static_cast<int>(x * image.width) + dx, at_y = static_cast<int>(y * image.height) + dy;
           for (int c = 0; c < 3; ++c) {
-            total += std::abs(image.rgb[static_cast<size_t>(3 * (at_y * image.width + at_x) + c)] - paint[scene.color][c]);
+            const auto at = static_cast<size_t>(3 * (at_y * image.width + at_x) + c);
+            total += std::abs(image.rgb[at] - paint[scene.color][c]);
           }
         }
       }
@@ -206,7 +207,9 @@ TEST(ShapesGeneratorTest, SamplesDependOnNothingButSeedSplitAndIndex) {
   const auto generator = GeneratorOf(8), again = GeneratorOf(8), other = GeneratorOf(9);
   // Backwards on one, forwards on the other.
   std::map<uint64_t, std::string> backwards;
-  for (uint64_t index = 50; index-- > 0;) backwards[index] = *generator->Generate(ShapesSplit::kQuestions, index)->picture;
+  for (uint64_t index = 50; index-- > 0;) {
+    backwards[index] = *generator->Generate(ShapesSplit::kQuestions, index)->picture;
+  }
   int different = 0;
   for (uint64_t index = 0; index < 50; ++index) {
     EXPECT_EQ(*again->Generate(ShapesSplit::kQuestions, index)->picture, backwards[index]);

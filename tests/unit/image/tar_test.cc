@@ -168,7 +168,9 @@ TEST(TarSamplesTest, PartsWithOneStemAreOneSample) {
 }
 
 TEST(TarSamplesTest, AmbiguousShardsAreRefused) {
-  const auto error = [](const Files& files) { return IndexSamples(MemoryFile(ArchiveOf(files)), "shard.tar").status(); };
+  const auto error = [](const Files& files) {
+    return IndexSamples(MemoryFile(ArchiveOf(files)), "shard.tar").status();
+  };
   ExpectError(error({{"1.jpg", ""}, {"2.jpg", ""}, {"1.json", ""}}), absl::StatusCode::kInvalidArgument, "comes back");
   ExpectError(error({{"1.jpg", ""}, {"1.JPG", ""}}), absl::StatusCode::kInvalidArgument, "twice");
   ExpectError(error({{"README", ""}}), absl::StatusCode::kInvalidArgument, "key.extension");
