@@ -12,10 +12,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "model/ops/parallel.h"
 #include "train/selection.h"
 
 namespace vlm::train {
 namespace {
+
+// Fewer elements are updated faster by one thread than handed to several.
+constexpr int64_t kElementsPerTask = 1 << 15;
 
 absl::Status CheckNumber(std::string_view what, double value) {
   if (std::isfinite(value) && value >= 0) return absl::OkStatus();
@@ -76,19 +80,23 @@ struct Factors {
 Factors MakeFactors(const AdamWScalars& s) {
   const double bias1 = 1.0 - std::pow(s.beta1, static_cast<double>(s.step));
   const double bias2 = 1.0 - std::pow(s.beta2, static_cast<double>(s.step));
-  return {static_cast<float>(1.0 - s.lr * s.weight_decay), static_cast<float>(1.0 - s.beta1),
-          static_cast<float>(s.beta2),                     static_cast<float>(1.0 - s.beta2),
-          static_cast<float>(s.lr / bias1),                static_cast<float>(1.0 / std::sqrt(bias2)),
-          static_cast<float>(s.epsilon),                   static_cast<float>(s.gradient_scale)};
+  return {static_cast<float>(1.0 - s.lr * s.weight_decay),
+          static_cast<float>(1.0 - s.beta1),
+          static_cast<float>(s.beta2),
+          static_cast<float>(1.0 - s.beta2),
+          static_cast<float>(s.lr / bias1),
+          static_cast<float>(1.0 / std::sqrt(bias2)),
+          static_cast<float>(s.epsilon),
+          static_cast<float>(s.gradient_scale)};
 }
 
 // Compiled without contraction into fused multiply-adds, so vector bodies and scalar tails round alike. Division and
 // square root are correctly rounded in both.
 __attribute__((target_clones("avx512f", "avx2", "default"))) void UpdateRange(const Factors& factors,
-                                                                             float* __restrict p, float* __restrict m,
-                                                                             float* __restrict v,
-                                                                             const float* __restrict g,
-                                                                             int64_t count) {
+                                                                              float* __restrict p, float* __restrict m,
+                                                                              float* __restrict v,
+                                                                              const float* __restrict g,
+                                                                              int64_t count) {
   const Factors f = factors;
   for (int64_t i = 0; i < count; ++i) {
     const float gradient = g[i] * f.scale;
@@ -102,7 +110,8 @@ __attribute__((target_clones("avx512f", "avx2", "default"))) void UpdateRange(co
 }
 
 // On a device: LibTorch's fused kernel, whose elements do not depend on the range either.
-void UpdateOnDevice(const AdamWScalars& s, at::Tensor master, at::Tensor first, at::Tensor second, at::Tensor gradient) {
+void UpdateOnDevice(const AdamWScalars& s, at::Tensor master, at::Tensor first, at::Tensor second,
+                    at::Tensor gradient) {
   const at::Tensor step = at::full({}, static_cast<double>(s.step), master.options());
   at::Tensor scaled = s.gradient_scale == 1.0 ? gradient : gradient * s.gradient_scale;
   at::_fused_adamw_(master, scaled, first, second, {}, step, s.lr, s.beta1, s.beta2, s.weight_decay, s.epsilon,
@@ -164,8 +173,14 @@ void AdamWUpdate(const AdamWScalars& scalars, const at::Tensor& master, const at
     UpdateOnDevice(scalars, master, first_moment, second_moment, gradient);
     return;
   }
-  UpdateRange(MakeFactors(scalars), master.mutable_data_ptr<float>(), first_moment.mutable_data_ptr<float>(),
-              second_moment.mutable_data_ptr<float>(), gradient.const_data_ptr<float>(), master.numel());
+  const Factors factors = MakeFactors(scalars);
+  float* const p = master.mutable_data_ptr<float>();
+  float* const m = first_moment.mutable_data_ptr<float>();
+  float* const v = second_moment.mutable_data_ptr<float>();
+  const float* const g = gradient.const_data_ptr<float>();
+  model::ops::ParallelFor(master.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
+    UpdateRange(factors, p + begin, m + begin, v + begin, g + begin, end - begin);
+  });
 }
 
 absl::Status ApplyAdamW(const OptimizerStep& step, const std::vector<bool>& reached, ParameterStore* store) {
@@ -178,7 +193,7 @@ absl::Status ApplyAdamW(const OptimizerStep& step, const std::vector<bool>& reac
       const int64_t begin = std::max(range.begin, shard.begin), end = std::min(range.end, shard.end);
       if (begin >= end) continue;
       const ParameterGroup& group = step.groups->groups[range.group];
-      const AdamWScalars scalars{group.lr * step.lr_factor, group.weight_decay,    step.options.beta1,
+      const AdamWScalars scalars{group.lr * step.lr_factor, group.weight_decay,   step.options.beta1,
                                  step.options.beta2,        step.options.epsilon, store->optimizer_steps(id),
                                  step.gradient_scale};
       const auto part = [&](const at::Tensor& tensor) { return tensor.narrow(0, begin - shard.begin, end - begin); };

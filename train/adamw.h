@@ -23,7 +23,7 @@ struct GroupRule {
 struct AdamWOptions {
   std::optional<double> lr;  // base rate of parameters no rule gives one; absent: every one needs a rule
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
-  double weight_decay = 0;   // of matrices and embeddings; norms and biases have none unless a rule says so
+  double weight_decay = 0;  // of matrices and embeddings; norms and biases have none unless a rule says so
   std::vector<GroupRule> rules;
 };
 
@@ -56,8 +56,8 @@ absl::StatusOr<GroupTable> ResolveGroups(const model::Graph& graph, const std::v
 //   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps),   g = gradient * gradient_scale.
 struct AdamWScalars {
   double lr = 0, weight_decay = 0, beta1 = 0, beta2 = 0, epsilon = 0;
-  int64_t step = 1;            // t, from 1
-  double gradient_scale = 1;   // the clipping coefficient
+  int64_t step = 1;           // t, from 1
+  double gradient_scale = 1;  // the clipping coefficient
 };
 
 // 1-d fp32 tensors of one length; master and moments are written in place. Each element's result depends on its own
@@ -65,12 +65,12 @@ struct AdamWScalars {
 void AdamWUpdate(const AdamWScalars& scalars, const at::Tensor& master, const at::Tensor& first_moment,
                  const at::Tensor& second_moment, const at::Tensor& gradient);
 
-// One optimizer step over the buckets marked in `reached`: each one's step count rises by one, its groups are updated on
-// this rank's shard, the store told. FAILED_PRECONDITION from the store.
+// One optimizer step over the buckets marked in `reached`: each one's step count rises by one, its groups are updated
+// on this rank's shard, the store told. FAILED_PRECONDITION from the store.
 struct OptimizerStep {
   const GroupTable* groups = nullptr;
   AdamWOptions options;
-  double lr_factor = 1;        // of the schedule
+  double lr_factor = 1;  // of the schedule
   double gradient_scale = 1;
 };
 absl::Status ApplyAdamW(const OptimizerStep& step, const std::vector<bool>& reached, ParameterStore* store);

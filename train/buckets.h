@@ -36,10 +36,10 @@ struct BucketSpec {
   std::vector<ParamRange> ranges;
   model::Encoding encoding = model::Encoding::kCompute;
   bool trainable = false;
-  bool reached = true;              // false: no path to the results; no gradient ever
+  bool reached = true;               // false: no path to the results; no gradient ever
   std::vector<model::NodeId> users;  // ascending; more than one: tied or coalesced
-  int64_t used = 0;                 // elements up to the end of the last range
-  int64_t numel = 0;                // used, padded to a multiple of kBlockElements * world
+  int64_t used = 0;                  // elements up to the end of the last range
+  int64_t numel = 0;                 // used, padded to a multiple of kBlockElements * world
 };
 
 // `trainable` has one entry per parameter of the graph. A parameter used by several nodes (tied) lies in one
@@ -49,7 +49,7 @@ std::vector<BucketSpec> PlanBuckets(const model::Graph& graph, const std::vector
 // Where gradients of a bucket lie between its first backward and its reduction. Buckets whose backwards follow
 // each other rotate over two slots; one that is open across others (a tied parameter) holds its own.
 struct SlotPlan {
-  std::vector<int> slot_of_bucket;   // -1: frozen or not reached
+  std::vector<int> slot_of_bucket;  // -1: frozen or not reached
   std::vector<int64_t> slot_numel;
 };
 SlotPlan PlanSlots(const std::vector<BucketSpec>& buckets);

@@ -38,8 +38,8 @@ absl::Status CheckShape(const TensorSource::Info& info, const std::vector<int64_
 absl::StatusOr<at::Tensor> ReadWhole(const TensorSource::Info& info, TensorSource* source) {
   const std::optional<at::ScalarType> type = TypeOf(info.dtype);
   if (!type.has_value()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tensor type cannot be loaded as a weight (F32, BF16 or F16 can): ", info.name, " is ", info.dtype));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor type cannot be loaded as a weight (F32, BF16 or F16 can): ", info.name, " is ", info.dtype));
   }
   at::Tensor value = at::empty(info.shape, at::TensorOptions().dtype(*type));
   const std::span<std::byte> bytes(static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes());
@@ -111,10 +111,12 @@ absl::Status CheckCoverage(const ParameterStore& store, PieceMap* pieces) {
       }
       const int64_t numel = NumElements(store.graph().params[i].shape);
       if (covered != numel || parts.back().end != numel) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "optimizer state is not whole or overlaps: parameter ", store.graph().params[i].name, ", ",
-            kind == StateKind::kMaster ? "master" : kind == StateKind::kFirstMoment ? "m" : "v", " at element ", covered,
-            " of ", numel));
+        return absl::InvalidArgumentError(absl::StrCat("optimizer state is not whole or overlaps: parameter ",
+                                                       store.graph().params[i].name, ", ",
+                                                       kind == StateKind::kMaster        ? "master"
+                                                       : kind == StateKind::kFirstMoment ? "m"
+                                                                                         : "v",
+                                                       " at element ", covered, " of ", numel));
       }
     }
   }
@@ -161,8 +163,9 @@ absl::StatusOr<std::map<std::string, int64_t>> ParseOptimizerJson(std::string_vi
   }
   const char* const compute = store.has_separate_master() ? "BF16" : "F32";
   if (state["compute"] != compute) {
-    return absl::InvalidArgumentError(absl::StrCat("state was saved with another precision; resume with the same: saved ",
-                                                   state["compute"].dump(), ", now ", compute));
+    return absl::InvalidArgumentError(
+        absl::StrCat("state was saved with another precision; resume with the same: saved ", state["compute"].dump(),
+                     ", now ", compute));
   }
   std::map<std::string, int64_t> counts;
   for (const auto& [name, count] : steps->items()) {
@@ -232,8 +235,8 @@ absl::Status LoadState(TensorSource* weights, TensorSource* optimizer, std::stri
   const std::string_view expected = store->has_separate_master() ? "BF16" : "F32";
   for (const TensorSource::Info& info : weights->List()) {
     if (info.dtype == expected) continue;
-    return absl::InvalidArgumentError(absl::StrCat("weight was saved in another type, so resuming would not be exact: ",
-                                                   info.name, " is ", info.dtype));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "weight was saved in another type, so resuming would not be exact: ", info.name, " is ", info.dtype));
   }
   VLM_RETURN_IF_ERROR(LoadWeights(WeightMapping(), weights, store));
   VLM_RETURN_IF_ERROR(LoadOptimizerState(optimizer, store));

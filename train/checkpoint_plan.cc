@@ -44,8 +44,13 @@ std::vector<PlannedFile> PlanWeights(const ParameterStore& store, const StateOpt
   const std::vector<model::ParamSpec>& params = store.graph().params;
   for (size_t i = 0; i < params.size(); ++i) {
     if (options.file_of(params[i].name) != which) continue;
-    PlannedTensor tensor{Kind::kWeight, params[i].name, store.options().compute == at::kFloat ? "F32" : "BF16",
-                         params[i].shape, static_cast<model::ParamId>(i), 0, NumElements(params[i].shape)};
+    PlannedTensor tensor{Kind::kWeight,
+                         params[i].name,
+                         store.options().compute == at::kFloat ? "F32" : "BF16",
+                         params[i].shape,
+                         static_cast<model::ParamId>(i),
+                         0,
+                         NumElements(params[i].shape)};
     if (tensor.bytes() > packer.room()) packer.Open();
     packer.Append(std::move(tensor));
   }
@@ -103,9 +108,9 @@ int64_t PlannedTensor::bytes() const { return NumElements(shape) * (dtype == "BF
 
 StatePlan PlanState(const ParameterStore& store, const StateOptions& options) {
   StatePlan plan;
-  for (std::vector<PlannedFile> files : {PlanWeights(store, options, model::WeightsFile::kLlm, "llm"),
-                                         PlanWeights(store, options, model::WeightsFile::kVision, "vision"),
-                                         PlanOptimizer(store, options)}) {
+  for (std::vector<PlannedFile> files :
+       {PlanWeights(store, options, model::WeightsFile::kLlm, "llm"),
+        PlanWeights(store, options, model::WeightsFile::kVision, "vision"), PlanOptimizer(store, options)}) {
     std::move(files.begin(), files.end(), std::back_inserter(plan.files));
   }
   std::vector<int64_t> load(static_cast<size_t>(store.world()), 0);

@@ -42,11 +42,11 @@ struct StateOptions {
 
 struct PlannedTensor {
   enum class Kind { kWeight, kMaster, kFirstMoment, kSecondMoment } kind = Kind::kWeight;
-  std::string name;              // in the file
-  std::string dtype;             // safetensors': "F32", "BF16"
+  std::string name;   // in the file
+  std::string dtype;  // safetensors': "F32", "BF16"
   std::vector<int64_t> shape;
   model::ParamId param = model::kNone;
-  int64_t begin = 0, end = 0;    // elements of the parameter
+  int64_t begin = 0, end = 0;  // elements of the parameter
   int64_t bytes() const;
 };
 
@@ -54,8 +54,8 @@ struct PlannedFile {
   std::string name;
   std::vector<PlannedTensor> tensors;
   int64_t bytes = 0;
-  bool frozen = false;           // every weight in it is frozen: equal to the parent's file
-  int rank = 0;                  // who writes it
+  bool frozen = false;  // every weight in it is frozen: equal to the parent's file
+  int rank = 0;         // who writes it
 };
 
 struct StatePlan {
@@ -105,13 +105,13 @@ struct WeightMapping {
   bool surplus_is_error = true;  // a tensor that is no parameter
 };
 
-// Weights only: the start of a stage from another's artifact, or of evaluation. F32 and BF16 are converted to the compute
-// type. INVALID_ARGUMENT naming the tensor: missing, surplus, twice, another shape or type.
+// Weights only: the start of a stage from another's artifact, or of evaluation. F32 and BF16 are converted to the
+// compute type. INVALID_ARGUMENT naming the tensor: missing, surplus, twice, another shape or type.
 absl::Status LoadWeights(const WeightMapping& mapping, TensorSource* weights, ParameterStore* store);
 
 // The whole state, bit for bit, saved by any number of ranks with the same graph, trainable set and compute type. Not
-// collective: every rank reads the weights and its part of the optimizer state. INVALID_ARGUMENT naming what is missing,
-// surplus, twice or of another shape or type; errors of the sources.
+// collective: every rank reads the weights and its part of the optimizer state. INVALID_ARGUMENT naming what is
+// missing, surplus, twice or of another shape or type; errors of the sources.
 absl::Status LoadState(TensorSource* weights, TensorSource* optimizer, std::string_view optimizer_json,
                        ParameterStore* store);
 

@@ -14,8 +14,8 @@ namespace vlm::train {
 // Sum of squares of each block of a 1-d fp32 tensor whose length is a multiple of kBlockElements.
 std::vector<double> BlockSquareSums(const at::Tensor& gradient);
 
-// This rank's shard's sums, for each bucket marked in `reached`, one after another. In zero 0, too, a rank sums only the
-// shard it would own, so that the work is shared.
+// This rank's shard's sums, for each bucket marked in `reached`, one after another. In zero 0, too, a rank sums only
+// the shard it would own, so that the work is shared.
 std::vector<double> ShardSquareSums(const ParameterStore& store, const std::vector<bool>& reached);
 
 // The norm from every rank's ShardSquareSums. INTERNAL when their lengths do not fit.

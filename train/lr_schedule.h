@@ -13,8 +13,8 @@ enum class LrShape { kConstant, kLinear, kCosine };
 struct LrScheduleOptions {
   LrShape shape = LrShape::kCosine;
   int64_t warmup_steps = 0;
-  int64_t total_steps = 0;      // of the stage, warm-up included
-  double final_fraction = 0;    // of the base rate, reached at total_steps (linear and cosine)
+  int64_t total_steps = 0;    // of the stage, warm-up included
+  double final_fraction = 0;  // of the base rate, reached at total_steps (linear and cosine)
 };
 
 // INVALID_ARGUMENT: warm-up outside [0, total], total < 1, final_fraction outside [0, 1].

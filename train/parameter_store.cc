@@ -44,8 +44,7 @@ absl::StatusOr<std::unique_ptr<ParameterStore>> ParameterStore::Create(const mod
         absl::StrCat("compute type must be fp32 or bf16: ", c10::toString(options.compute)));
   }
   at::NoGradGuard no_grad;
-  std::unique_ptr<ParameterStore> store(
-      new ParameterStore(graph, std::move(buckets), options, collective, queue));
+  std::unique_ptr<ParameterStore> store(new ParameterStore(graph, std::move(buckets), options, collective, queue));
   for (BucketId id = 0; id < static_cast<BucketId>(store->buckets_.size()); ++id) {
     VLM_RETURN_IF_ERROR(store->AllocateBucket(id));
   }
@@ -117,8 +116,7 @@ Ticket ParameterStore::Acquire(BucketId bucket) {
   ++state.acquisitions;
   if (!state.stale) return state.gathered;
   state.stale = false;
-  ledger_.communicated.gathered_parameters +=
-      ReceivedBytes(buckets_[bucket].numel, c10::elementSize(options_.compute));
+  ledger_.communicated.gathered_parameters += ReceivedBytes(buckets_[bucket].numel, c10::elementSize(options_.compute));
   state.gathered = queue_->Submit([this, bucket, full = state.parameters]() -> absl::Status {
     at::NoGradGuard no_grad;
     VLM_RETURN_IF_ERROR(collective_->AllGather(MyShard(full), full, "parameters of " + buckets_[bucket].name));

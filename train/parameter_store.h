@@ -111,10 +111,10 @@ class ParameterStore {
     int64_t offset = 0;
   };
   struct BucketState {
-    at::Tensor parameters;             // numel, compute type
-    at::Tensor accumulator;            // fp32: zero 0 numel, zero 2 numel / world
+    at::Tensor parameters;                           // numel, compute type
+    at::Tensor accumulator;                          // fp32: zero 0 numel, zero 2 numel / world
     at::Tensor master, first_moment, second_moment;  // of [begin, end)
-    int64_t begin = 0, end = 0;        // what this rank's optimizer owns
+    int64_t begin = 0, end = 0;                      // what this rank's optimizer owns
     int64_t optimizer_steps = 0;
     int acquisitions = 0;
     bool stale = false;
@@ -135,11 +135,11 @@ class ParameterStore {
   const StoreOptions options_;
   Collective* const collective_;
   CommunicationQueue* const queue_;
-  std::vector<Location> location_;     // by parameter
-  std::vector<BucketState> state_;       // by bucket
+  std::vector<Location> location_;  // by parameter
+  std::vector<BucketState> state_;  // by bucket
   SlotPlan slot_plan_;
-  std::vector<at::Tensor> slots_;      // by slot
-  std::vector<Ticket> slot_reduced_;   // by slot: the reduction that reads it
+  std::vector<at::Tensor> slots_;     // by slot
+  std::vector<Ticket> slot_reduced_;  // by slot: the reduction that reads it
   Ledger ledger_;
 };
 

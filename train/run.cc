@@ -93,8 +93,7 @@ class Runner {
         return Present(op.id) ? Timed(&result_.forward, [&] { return Forward(op.id); }) : absl::OkStatus();
       case Op::Kind::kBackward:
         if (!scored_) VLM_RETURN_IF_ERROR(Score());
-        return tapes_[op.id] == nullptr ? absl::OkStatus()
-                                        : Timed(&result_.backward, [&] { return Backward(op.id); });
+        return tapes_[op.id] == nullptr ? absl::OkStatus() : Timed(&result_.backward, [&] { return Backward(op.id); });
       case Op::Kind::kReduce:
         store_->ReduceAccumulate(op.id);  // its error comes from the queue: the next wait, or Drain
         return absl::OkStatus();
@@ -141,7 +140,8 @@ class Runner {
       if (schedule_.save[id] == model::Save::kNothing) {
         out = node.unit->Forward(Context(id), params, in);
       } else {
-        tapes_[id] = node.unit->Record(Context(id), params, Trainable(node), in, NeedsGradient(node), schedule_.save[id]);
+        tapes_[id] =
+            node.unit->Record(Context(id), params, Trainable(node), in, NeedsGradient(node), schedule_.save[id]);
         out = tapes_[id]->outputs();
       }
       if (out.size() != node.out.size()) {
@@ -230,9 +230,9 @@ class Runner {
   ParameterStore* const store_;
   const RunInputs& inputs_;
   const Clock* const clock_;
-  std::vector<at::Tensor> values_, gradients_;         // by value
-  std::vector<std::unique_ptr<model::Tape>> tapes_;    // by node
-  std::vector<Ticket> tickets_;                        // by bucket
+  std::vector<at::Tensor> values_, gradients_;       // by value
+  std::vector<std::unique_ptr<model::Tape>> tapes_;  // by node
+  std::vector<Ticket> tickets_;                      // by bucket
   std::optional<model::TokenCoefficients> known_;
   bool scored_ = false;
   RunResult result_;

@@ -110,7 +110,8 @@ class Planner {
     for (NodeId node = 0; node < Nodes(); ++node) {
       if (!runs_[node]) continue;
       for (BucketId id : buckets_of_[node]) {
-        if (std::find(bucket_order_.begin(), bucket_order_.end(), id) == bucket_order_.end()) bucket_order_.push_back(id);
+        if (std::find(bucket_order_.begin(), bucket_order_.end(), id) == bucket_order_.end())
+          bucket_order_.push_back(id);
         if (last_backward[id] == node) close_after_backward_[node].push_back(id);
         if (last_backward[id] == model::kNone && last_forward[id] == node) release_after_forward_[node].push_back(id);
       }

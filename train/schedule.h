@@ -42,11 +42,11 @@ struct Schedule {
   std::vector<model::ValueId> results;  // kept after the run
   std::vector<model::ValueId> value_gradients;
   std::vector<model::ValueId> feeds;
-  std::vector<bool> reduced;            // by bucket: whether this schedule reduces it
+  std::vector<bool> reduced;  // by bucket: whether this schedule reduces it
   bool parameter_gradients = true;
   bool images = false;
 
-  std::string Hash() const;             // 16 hex digits over the canonical form
+  std::string Hash() const;  // 16 hex digits over the canonical form
   std::string ToString(const model::Graph& graph, const std::vector<BucketSpec>& buckets) const;
 };
 

@@ -108,9 +108,9 @@ absl::Status NothingNamed(const Graph& graph, std::string_view pattern) {
   for (const model::Node& node : graph.nodes) {
     if (!node.params.empty() && names.size() < kNamesInMessageMax) names.insert(node.name);
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("pattern names no parameter: \"", absl::string_view(pattern.data(), pattern.size()),
-                   "\"; nodes that have some: ", absl::StrJoin(names, ", ")));
+  return absl::InvalidArgumentError(absl::StrCat("pattern names no parameter: \"",
+                                                 absl::string_view(pattern.data(), pattern.size()),
+                                                 "\"; nodes that have some: ", absl::StrJoin(names, ", ")));
 }
 
 }  // namespace
@@ -121,7 +121,8 @@ absl::StatusOr<std::vector<bool>> SelectParameters(const Graph& graph, std::stri
   if (pattern.find('[') != std::string_view::npos) {
     VLM_ASSIGN_OR_RETURN(nodes, SelectNodesByRange(graph, pattern));
   } else {
-    for (size_t node = 0; node < graph.nodes.size(); ++node) nodes[node] = IsOrBeginsWith(graph.nodes[node].name, pattern);
+    for (size_t node = 0; node < graph.nodes.size(); ++node)
+      nodes[node] = IsOrBeginsWith(graph.nodes[node].name, pattern);
     for (size_t param = 0; param < graph.params.size(); ++param) {
       const std::string& name = graph.params[param].name;
       selected[param] = IsOrBeginsWith(name, pattern) || WildcardMatches(pattern, name);

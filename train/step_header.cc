@@ -11,11 +11,11 @@ namespace {
 
 constexpr uint64_t kMagic = 0x3172656461656856;  // "Vheader1"
 constexpr size_t kPlanHashBytesMax = 64;
-constexpr uint64_t kMicroBatchesMax = 1 << 20;   // of one rank and step; more is a corrupt header
+constexpr uint64_t kMicroBatchesMax = 1 << 20;  // of one rank and step; more is a corrupt header
 
 // Ranks are the same build on the same kind of machine; native byte order.
 struct WirePrefix {
-  uint64_t magic, step, plan_hash_bytes, micro_batches;
+  uint64_t magic, step, requests, plan_hash_bytes, micro_batches;
 };
 struct WireMicroBatch {
   int64_t global_index, tokens, targets, documents, images, vision_tokens, dropped;
@@ -78,7 +78,7 @@ MicroBatchHeader Describe(const model::MicroBatch& batch, int64_t dropped) {
 }
 
 std::string EncodeRankHeader(const RankHeader& header) {
-  const WirePrefix prefix{kMagic, header.step, header.plan_hash.size(), header.micro_batches.size()};
+  const WirePrefix prefix{kMagic, header.step, header.requests, header.plan_hash.size(), header.micro_batches.size()};
   std::string bytes(reinterpret_cast<const char*>(&prefix), sizeof(prefix));
   bytes += header.plan_hash;
   for (const MicroBatchHeader& m : header.micro_batches) {
@@ -94,20 +94,17 @@ absl::StatusOr<RankHeader> DecodeRankHeader(std::string_view bytes) {
   if (bytes.size() < sizeof(prefix)) return absl::DataLossError("step header is cut off");
   std::memcpy(&prefix, bytes.data(), sizeof(prefix));
   bytes.remove_prefix(sizeof(prefix));
-  if (prefix.magic != kMagic || prefix.plan_hash_bytes > kPlanHashBytesMax ||
-      prefix.micro_batches > kMicroBatchesMax ||
+  if (prefix.magic != kMagic || prefix.plan_hash_bytes > kPlanHashBytesMax || prefix.micro_batches > kMicroBatchesMax ||
       bytes.size() != prefix.plan_hash_bytes + prefix.micro_batches * sizeof(WireMicroBatch)) {
     return absl::DataLossError("step header is not one of this version");
   }
-  RankHeader header{prefix.step, std::string(bytes.substr(0, prefix.plan_hash_bytes)), {}};
+  RankHeader header{prefix.step, prefix.requests, std::string(bytes.substr(0, prefix.plan_hash_bytes)), {}};
   bytes.remove_prefix(prefix.plan_hash_bytes);
   for (uint64_t i = 0; i < prefix.micro_batches; ++i) {
     WireMicroBatch w;
     std::memcpy(&w, bytes.data() + i * sizeof(w), sizeof(w));
-    header.micro_batches.push_back({w.global_index,
-                                    {w.tokens, w.targets, w.documents, w.images, w.vision_tokens},
-                                    w.target_weight,
-                                    w.dropped});
+    header.micro_batches.push_back(
+        {w.global_index, {w.tokens, w.targets, w.documents, w.images, w.vision_tokens}, w.target_weight, w.dropped});
   }
   return header;
 }
@@ -116,8 +113,11 @@ absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank) {
   VLM_RETURN_IF_ERROR(CheckAgreement(by_rank));
   const int64_t world = static_cast<int64_t>(by_rank.size());
   int64_t total = 0;
-  for (const RankHeader& header : by_rank) total += static_cast<int64_t>(header.micro_batches.size());
   StepHeader step;
+  for (const RankHeader& header : by_rank) {
+    total += static_cast<int64_t>(header.micro_batches.size());
+    step.requests |= header.requests;
+  }
   step.step = by_rank[0].step;
   for (int64_t m = 0; m < total; ++m) {
     const std::vector<MicroBatchHeader>& mine = by_rank[m % world].micro_batches;
@@ -125,11 +125,16 @@ absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank) {
     if (position >= mine.size() || mine[position].global_index != m) {
       return absl::InvalidArgumentError(absl::StrCat(
           "micro-batches must be 0 to M-1, m on rank m mod world: step ", step.step, ", M ", total, ", world ", world,
-          ", rank ", m % world, position < mine.size()
-              ? absl::StrCat(" has ", mine[position].global_index, " where ", m, " belongs")
-              : absl::StrCat(" lacks ", m)));
+          ", rank ", m % world,
+          position < mine.size() ? absl::StrCat(" has ", mine[position].global_index, " where ", m, " belongs")
+                                 : absl::StrCat(" lacks ", m)));
     }
     const MicroBatchHeader& entry = mine[position];
+    if (entry.counts.tokens < 1 || entry.counts.targets < 1) {
+      return absl::InvalidArgumentError(absl::StrCat("micro-batch without a token or without a target: step ",
+                                                     step.step, ", micro-batch ", m, ", tokens ", entry.counts.tokens,
+                                                     ", targets ", entry.counts.targets));
+    }
     if (!std::isfinite(entry.target_weight) || entry.target_weight < 0) {
       return absl::InvalidArgumentError(absl::StrCat("target weights must be finite and not negative: step ", step.step,
                                                      ", micro-batch ", m, " sums to ", entry.target_weight));
@@ -140,9 +145,9 @@ absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank) {
     AddCounts(entry.counts, &step.totals);
   }
   if (step.target_weight == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("no target in the whole step, so there is nothing to train on: step ",
-                                                   step.step, ", micro-batches ", total, ", dropped samples ",
-                                                   step.dropped));
+    return absl::InvalidArgumentError(
+        absl::StrCat("no target in the whole step, so there is nothing to train on: step ", step.step,
+                     ", micro-batches ", total, ", dropped samples ", step.dropped));
   }
   return step;
 }

@@ -14,17 +14,18 @@
 namespace vlm::train {
 
 struct MicroBatchHeader {
-  int64_t global_index = 0;   // m
+  int64_t global_index = 0;  // m
   model::Counts counts;
-  double target_weight = 0;   // sum of the target weights, added in fp64 in order
-  int64_t dropped = 0;        // samples whose targets were zeroed (a picture that could not be read)
+  double target_weight = 0;  // sum of the target weights, added in fp64 in order
+  int64_t dropped = 0;       // samples whose targets were zeroed (a picture that could not be read)
   friend bool operator==(const MicroBatchHeader&, const MicroBatchHeader&);
 };
 
 // One rank's micro-batches, ascending m, each m mod world == rank.
 struct RankHeader {
   uint64_t step = 0;
-  std::string plan_hash;      // of the schedules this rank will run; at most 64 bytes
+  uint64_t requests = 0;  // bits whose meaning the caller gives, such as "stop after this step"
+  std::string plan_hash;  // of the schedules this rank will run; at most 64 bytes
   std::vector<MicroBatchHeader> micro_batches;
 };
 
@@ -35,6 +36,7 @@ struct StepHeader {
   double target_weight = 0;                     // the global denominator: summed in order of m
   model::Counts totals;
   int64_t dropped = 0;
+  uint64_t requests = 0;  // of any rank: all ranks learn of them at the same step
 
   int64_t MicroSteps(int world) const;
   // Whether any rank's micro-batch of this micro-step has images.
@@ -45,8 +47,9 @@ struct StepHeader {
 MicroBatchHeader Describe(const model::MicroBatch& batch, int64_t dropped);
 
 // Collective (AllGatherBytes). The same error on every rank: FAILED_PRECONDITION when two ranks disagree about step or
-// plan (the message names both), INVALID_ARGUMENT when the micro-batches are not 0..M-1 dealt to rank m mod world or
-// when no micro-batch has a target weight, i.e. the denominator would be 0. Errors of the collective as they are.
+// plan (the message names both), INVALID_ARGUMENT when the micro-batches are not 0..M-1 dealt to rank m mod world, one
+// has no target, or when no micro-batch has a target weight, i.e. the denominator would be 0. Errors of the collective
+// as they are.
 absl::StatusOr<StepHeader> ExchangeHeader(const RankHeader& mine, Collective* collective);
 
 // The pure halves of ExchangeHeader.

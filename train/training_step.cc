@@ -37,9 +37,9 @@ struct TrainingStep::Announced {
 };
 
 struct TrainingStep::Accumulated {
-  std::vector<bool> reached;       // by bucket: reduced in some micro-step, on every rank alike
-  std::vector<double> losses;      // of this rank's micro-batches, ascending m
-  double loss = 0;                 // of the step
+  std::vector<bool> reached;   // by bucket: reduced in some micro-step, on every rank alike
+  std::vector<double> losses;  // of this rank's micro-batches, ascending m
+  double loss = 0;             // of the step
   double gradient_norm = 0;
   absl::Duration forward, backward;
 };
@@ -53,6 +53,7 @@ TrainingStep::TrainingStep(const TrainingOptions& options, GroupTable groups, st
     train_[images] = Plan(store->graph(), store->buckets(), Wanted(), images, options_.plan);
     score_[images] = Plan(store->graph(), store->buckets(), score, images, options_.plan);
   }
+  plan_hash_ = PlanHash();
 }
 
 TrainingStep::~TrainingStep() {
@@ -76,7 +77,7 @@ absl::StatusOr<std::unique_ptr<TrainingStep>> TrainingStep::Create(const Trainin
 const GroupTable& TrainingStep::groups() const { return groups_; }
 const Schedule& TrainingStep::schedule(bool images) const { return train_[images]; }
 
-std::string TrainingStep::plan_hash() const {
+std::string TrainingStep::PlanHash() const {
   std::string text;
   for (const bool images : {false, true}) absl::StrAppend(&text, train_[images].Hash(), score_[images].Hash());
   for (const BucketSpec& bucket : store_->buckets()) {
@@ -91,12 +92,11 @@ std::string TrainingStep::plan_hash() const {
   return Sha256Of(std::string_view(text)).Hex().substr(0, 16);
 }
 
-std::unique_ptr<TrainingStep::Announced> TrainingStep::Send(uint64_t step,
-                                                            std::vector<MicroBatchHeader> micro_batches) {
+std::unique_ptr<TrainingStep::Announced> TrainingStep::Send(RankHeader header) {
   auto announced = std::make_unique<Announced>();
-  announced->step = step;
-  announced->mine = std::move(micro_batches);
-  RankHeader header{step, plan_hash(), announced->mine};
+  announced->step = header.step;
+  announced->mine = header.micro_batches;
+  header.plan_hash = plan_hash_;
   announced->ticket =
       store_->queue()->Submit([this, header = std::move(header), received = &announced->header]() -> absl::Status {
         *received = ExchangeHeader(header, store_->collective());
@@ -105,15 +105,15 @@ std::unique_ptr<TrainingStep::Announced> TrainingStep::Send(uint64_t step,
   return announced;
 }
 
-absl::Status TrainingStep::Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches) {
+absl::Status TrainingStep::Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches, uint64_t requests) {
   if (last_announced_.has_value() && step != *last_announced_ + 1) {
-    return absl::FailedPreconditionError(absl::StrCat("steps must be announced one after another: step ", step,
-                                                      " after step ", *last_announced_));
+    return absl::FailedPreconditionError(
+        absl::StrCat("steps must be announced one after another: step ", step, " after step ", *last_announced_));
   }
   if (announced_.size() >= kAnnouncedMax) {
     return absl::FailedPreconditionError(absl::StrCat("too many steps announced and not run: step ", step));
   }
-  announced_.push_back(Send(step, std::move(micro_batches)));
+  announced_.push_back(Send({step, requests, "", std::move(micro_batches)}));
   last_announced_ = step;
   return absl::OkStatus();
 }
@@ -147,9 +147,7 @@ absl::StatusOr<TrainingStep::Accumulated> TrainingStep::RunMicroSteps(
     inputs.measure_activations = options_.measure_activations;
     if (micro_step < static_cast<int64_t>(micro_batches.size())) {
       inputs.batch = &micro_batches[micro_step];
-      inputs.rng = RngKey{options_.seed}
-                       .Derive(header.step)
-                       .Derive(static_cast<uint64_t>(inputs.batch->global_index));
+      inputs.rng = RngKey{options_.seed}.Derive(header.step).Derive(static_cast<uint64_t>(inputs.batch->global_index));
     }
     VLM_ASSIGN_OR_RETURN(const RunResult result, Run(schedule, store_, inputs, clock_));
     if (inputs.batch != nullptr) accumulated.losses.push_back(result.loss);
@@ -217,6 +215,7 @@ absl::StatusOr<StepResult> TrainingStep::Step(const std::vector<model::MicroBatc
   for (const ParameterGroup& group : groups_.groups) result.lr = std::max(result.lr, group.lr * result.lr_factor);
   result.totals = header.totals;
   result.dropped = header.dropped;
+  result.requests = header.requests;
   const absl::Duration start = clock_->Monotonic(), blocked_before = store_->queue()->blocked();
   VLM_RETURN_IF_ERROR(Optimize(accumulated, &result));
   result.times.optimizer = clock_->Monotonic() - start - (store_->queue()->blocked() - blocked_before);
@@ -230,7 +229,7 @@ absl::StatusOr<StepResult> TrainingStep::Step(const std::vector<model::MicroBatc
 absl::StatusOr<double> TrainingStep::Evaluate(uint64_t step, const std::vector<model::MicroBatch>& micro_batches) {
   std::vector<MicroBatchHeader> headers;
   for (const model::MicroBatch& batch : micro_batches) headers.push_back(Describe(batch, 0));
-  const std::unique_ptr<Announced> announced = Send(step, std::move(headers));
+  const std::unique_ptr<Announced> announced = Send({step, 0, "", std::move(headers)});
   VLM_ASSIGN_OR_RETURN(const StepHeader header, Receive(announced.get(), micro_batches));
   VLM_ASSIGN_OR_RETURN(Accumulated accumulated, RunMicroSteps(score_, header, micro_batches));
   VLM_RETURN_IF_ERROR(JoinLosses(header, &accumulated));

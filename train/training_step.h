@@ -26,10 +26,10 @@ struct TrainingOptions {
   uint64_t seed = 0;
   AdamWOptions optimizer;
   LrScheduleOptions lr_schedule;
-  double clip_norm = 0;          // 0: none
+  double clip_norm = 0;  // 0: none
   double label_smoothing = 0;
-  int64_t vocabulary = 0;        // entries of the head; needed with label smoothing
-  PlanOptions plan;              // recompute, prefetch
+  int64_t vocabulary = 0;  // entries of the head; needed with label smoothing
+  PlanOptions plan;        // recompute, prefetch
   bool measure_activations = false;
 };
 
@@ -39,15 +39,16 @@ struct PhaseTimes {
 
 struct StepResult {
   uint64_t step = 0;
-  double loss = 0;               // of the whole step, fp64 in order of m; the same on every rank
-  double gradient_norm = 0;      // before clipping
+  double loss = 0;           // of the whole step, fp64 in order of m; the same on every rank
+  double gradient_norm = 0;  // before clipping
   double lr_factor = 0;
-  double lr = 0;                 // the highest rate of a group in this step
-  model::Counts totals;          // over all ranks
+  double lr = 0;         // the highest rate of a group in this step
+  model::Counts totals;  // over all ranks
   int64_t dropped = 0;
-  bool non_finite = false;       // skipped by all ranks: parameters, moments and counts unchanged
+  uint64_t requests = 0;          // of any rank, as announced for this step; the same on every rank
+  bool non_finite = false;        // skipped by all ranks: parameters, moments and counts unchanged
   uint64_t non_finite_steps = 0;  // skipped so far by this object
-  PhaseTimes times;              // of this rank
+  PhaseTimes times;               // of this rank
 };
 
 // Every rank makes the same calls in the same order:  Announce(1); then for each step k: Announce(k + 1), Step(k). Not
@@ -62,11 +63,11 @@ class TrainingStep {
   // Sends this rank's header of a coming step and collects the others' (collective; on the communication thread with
   // overlap, its error then comes from Step). At most two steps may be announced and not run. FAILED_PRECONDITION when
   // steps are not announced one after another.
-  absl::Status Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches);
+  absl::Status Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches, uint64_t requests = 0);
 
-  // Runs the oldest announced step with this rank's micro-batches, ascending m, exactly those announced (none for a rank
-  // that has none). Collective. Errors of ExchangeHeader, Run and the collective; INVALID_ARGUMENT when the micro-batches
-  // are not the announced ones. After an error the attempt must end.
+  // Runs the oldest announced step with this rank's micro-batches, ascending m, exactly those announced (none for a
+  // rank that has none). Collective. Errors of ExchangeHeader, Run and the collective; INVALID_ARGUMENT when the
+  // micro-batches are not the announced ones. After an error the attempt must end.
   absl::StatusOr<StepResult> Step(const std::vector<model::MicroBatch>& micro_batches);
 
   // The loss of micro-batches without gradients (validation): forward only; batches of this rank, dealt like a step's.
@@ -75,15 +76,16 @@ class TrainingStep {
   absl::StatusOr<double> Evaluate(uint64_t step, const std::vector<model::MicroBatch>& micro_batches);
 
   const GroupTable& groups() const;
-  std::string plan_hash() const;   // what the header compares
+  const std::string& plan_hash() const { return plan_hash_; }  // what the header compares
   const Schedule& schedule(bool images) const;
 
  private:
-  struct Announced;   // a header on its way
+  struct Announced;    // a header on its way
   struct Accumulated;  // what the micro-steps left behind on this rank
   TrainingStep(const TrainingOptions& options, GroupTable groups, std::unique_ptr<Objective> objective,
                ParameterStore* store, const Clock* clock);
-  std::unique_ptr<Announced> Send(uint64_t step, std::vector<MicroBatchHeader> micro_batches);
+  std::string PlanHash() const;
+  std::unique_ptr<Announced> Send(RankHeader header);
   absl::StatusOr<StepHeader> Receive(Announced* announced, const std::vector<model::MicroBatch>& micro_batches);
   absl::StatusOr<Accumulated> RunMicroSteps(const Schedule (&schedules)[2], const StepHeader& header,
                                             const std::vector<model::MicroBatch>& micro_batches);
@@ -95,7 +97,8 @@ class TrainingStep {
   const std::unique_ptr<Objective> objective_;
   ParameterStore* const store_;
   const Clock* const clock_;
-  Schedule train_[2], score_[2];   // by presence of images
+  Schedule train_[2], score_[2];  // by presence of images
+  std::string plan_hash_;
   std::deque<std::unique_ptr<Announced>> announced_;
   std::optional<uint64_t> last_announced_;
   uint64_t non_finite_steps_ = 0;

@@ -18,13 +18,14 @@ namespace {
 at::Tensor Noise(const std::string& stream, int64_t count, double deviation) {
   Rng rng(RngKey{5}.Derive(stream));
   const at::Tensor values = at::empty({count}, at::kFloat);
-  for (int64_t i = 0; i < count; ++i) values.mutable_data_ptr<float>()[i] = static_cast<float>(deviation * rng.Normal());
+  for (int64_t i = 0; i < count; ++i)
+    values.mutable_data_ptr<float>()[i] = static_cast<float>(deviation * rng.Normal());
   return values;
 }
 
 void WriteRaw(const std::string& path, const at::Tensor& values) {
-  std::ofstream(path, std::ios::binary).write(static_cast<const char*>(values.const_data_ptr()),
-                                              static_cast<std::streamsize>(values.nbytes()));
+  std::ofstream(path, std::ios::binary)
+      .write(static_cast<const char*>(values.const_data_ptr()), static_cast<std::streamsize>(values.nbytes()));
 }
 
 template <typename T>
@@ -135,7 +136,8 @@ TEST_F(GroupsTest, LaterRulesWin) {
   AdamWOptions options;
   options.lr = 1e-3;
   options.weight_decay = 0.1;
-  options.rules = {{"llm", 2e-4, std::nullopt}, {"llm.blocks[-1:]", 5e-4, std::nullopt}, {"*.bias", std::nullopt, 0.02}};
+  options.rules = {
+      {"llm", 2e-4, std::nullopt}, {"llm.blocks[-1:]", 5e-4, std::nullopt}, {"*.bias", std::nullopt, 0.02}};
   const GroupTable table = Resolve(options).value();
   EXPECT_EQ(Of(table, "language_model.layers.0.up.weight"), (ParameterGroup{2e-4, 0.1}));
   EXPECT_EQ(Of(table, "language_model.layers.2.up.weight"), (ParameterGroup{5e-4, 0.1}));

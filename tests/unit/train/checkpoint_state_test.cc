@@ -148,13 +148,12 @@ TEST_P(ResumeTest, ContinuesBitForBit) {
   ExpectEqualBits(expected, RunGang(resumed), "resumed");
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Worlds, ResumeTest,
-    testing::Values(Resume{2, 1, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kFloat},
-                    Resume{1, 2, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kFloat},
-                    Resume{2, 3, ZeroLevel::kZero2, ZeroLevel::kZero0, at::kFloat},
-                    Resume{3, 2, ZeroLevel::kZero0, ZeroLevel::kZero2, at::kFloat},
-                    Resume{2, 3, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kBFloat16}));
+INSTANTIATE_TEST_SUITE_P(Worlds, ResumeTest,
+                         testing::Values(Resume{2, 1, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kFloat},
+                                         Resume{1, 2, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kFloat},
+                                         Resume{2, 3, ZeroLevel::kZero2, ZeroLevel::kZero0, at::kFloat},
+                                         Resume{3, 2, ZeroLevel::kZero0, ZeroLevel::kZero2, at::kFloat},
+                                         Resume{2, 3, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kBFloat16}));
 
 TEST(CheckpointStateTest, SavingDoesNotChangeTraining) {
   GangOptions plain = Run(2);
@@ -183,7 +182,9 @@ class LoadErrorsTest : public testing::Test {
 };
 Folder* LoadErrorsTest::folder_ = nullptr;
 
-TEST_F(LoadErrorsTest, IntactLoads) { EXPECT_TRUE(LoadChanged([](auto*, auto*, auto*) {}).ok()); }
+TEST_F(LoadErrorsTest, IntactLoads) {
+  EXPECT_TRUE(LoadChanged([](auto*, auto*, auto*) {}).ok());
+}
 
 TEST_F(LoadErrorsTest, MissingOrSurplusWeights) {
   ExpectError(LoadChanged([](auto* w, auto*, auto*) { w->tensors()->erase("language_model.embed.weight"); }),
@@ -192,23 +193,26 @@ TEST_F(LoadErrorsTest, MissingOrSurplusWeights) {
                 (*w->tensors())["lm_head.weight"] = w->tensors()->at("language_model.embed.weight");
               }),
               "lm_head.weight");
-  ExpectError(LoadChanged([](auto* w, auto*, auto*) { w->tensors()->at("language_model.embed.weight").shape = {184, 37}; }),
-              "is [184, 37], expected [37, 184]");
-  ExpectError(LoadChanged([](auto* w, auto*, auto*) { w->tensors()->at("language_model.embed.weight").dtype = "BF16"; }),
-              "saved in another type");
+  ExpectError(
+      LoadChanged([](auto* w, auto*, auto*) { w->tensors()->at("language_model.embed.weight").shape = {184, 37}; }),
+      "is [184, 37], expected [37, 184]");
+  ExpectError(
+      LoadChanged([](auto* w, auto*, auto*) { w->tensors()->at("language_model.embed.weight").dtype = "BF16"; }),
+      "saved in another type");
 }
 
 TEST_F(LoadErrorsTest, OptimizerStateMustBeWhole) {
   ExpectError(LoadChanged([](auto*, auto* o, auto*) { o->tensors()->erase(o->tensors()->begin()); }), "not whole");
-  ExpectError(LoadChanged([](auto*, auto* o, auto*) { o->tensors()->erase(std::prev(o->tensors()->end())); }), "not whole");
+  ExpectError(LoadChanged([](auto*, auto* o, auto*) { o->tensors()->erase(std::prev(o->tensors()->end())); }),
+              "not whole");
   ExpectError(LoadChanged([](auto*, auto* o, auto*) {
-                (*o->tensors())["m/0-37/vision_tower.post.weight"] = {"m/0-37/vision_tower.post.weight", "F32", {37}, {}};
+                (*o->tensors())["m/0-37/vision_tower.post.weight"] = {
+                    "m/0-37/vision_tower.post.weight", "F32", {37}, {}};
               }),
               "does not train here");
-  ExpectError(LoadChanged([](auto*, auto* o, auto*) {
-                (*o->tensors())["m/0-184/vision_tower.embed.bias"].shape = {183};
-              }),
-              "another shape");
+  ExpectError(
+      LoadChanged([](auto*, auto* o, auto*) { (*o->tensors())["m/0-184/vision_tower.embed.bias"].shape = {183}; }),
+      "another shape");
   for (const char* name : {"x", "m/3", "q/0-1/a", "m/a-b/vision_tower.embed.bias", "m/5-5/vision_tower.embed.bias"}) {
     ExpectError(LoadChanged([&](auto*, auto* o, auto*) { (*o->tensors())[name] = {name, "F32", {1}, {}}; }),
                 "not a range of optimizer state");

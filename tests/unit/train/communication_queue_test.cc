@@ -45,10 +45,12 @@ TEST_P(CommunicationQueueTest, NothingRunsAfterAnError) {
 
 TEST_P(CommunicationQueueTest, OverlapMeansAnotherThread) {
   std::thread::id id;
-  ASSERT_TRUE(queue_.Wait(queue_.Submit([&id] {
+  ASSERT_TRUE(queue_
+                  .Wait(queue_.Submit([&id] {
                     id = std::this_thread::get_id();
                     return absl::OkStatus();
-                  })).ok());
+                  }))
+                  .ok());
   EXPECT_EQ(id == std::this_thread::get_id(), !GetParam());
 }
 

@@ -108,7 +108,8 @@ void ExpectEqualBits(const GangResult& a, const GangResult& b, const std::string
     ASSERT_EQ(a.norms[i], b.norms[i]) << what << ", norm of step " << i;
   }
   ASSERT_EQ(a.weights.size(), b.weights.size()) << what;
-  for (const auto& [name, weight] : a.weights) EXPECT_TRUE(EqualBits(weight, b.weights.at(name))) << what << ", " << name;
+  for (const auto& [name, weight] : a.weights)
+    EXPECT_TRUE(EqualBits(weight, b.weights.at(name))) << what << ", " << name;
 }
 
 }  // namespace vlm::train

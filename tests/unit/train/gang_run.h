@@ -23,12 +23,12 @@ struct GangOptions {
   at::ScalarType compute = at::kFloat;
   bool overlap = false;
   uint64_t first_step = 1, steps = 5;
-  int64_t micro_batches = 5;                    // of a step
+  int64_t micro_batches = 5;  // of a step
   std::function<int64_t(uint64_t step, int64_t m)> images = [](uint64_t, int64_t m) { return m % 3; };
-  bool same_batches = false;                    // every step sees step 1's
-  std::function<uint64_t(uint64_t step)> batch_step;                   // which step's data a step sees
+  bool same_batches = false;                                            // every step sees step 1's
+  std::function<uint64_t(uint64_t step)> batch_step;                    // which step's data a step sees
   std::function<void(uint64_t step, model::MicroBatch* batch)> change;  // of one micro-batch before it is used
-  std::vector<std::string> trainable;           // patterns; empty: all
+  std::vector<std::string> trainable;                                   // patterns; empty: all
   TrainingOptions training = DefaultTraining();
   // Called on every rank's thread before the first step, after initialisation, and after the last step.
   std::function<void(ParameterStore*)> before, after;
@@ -37,10 +37,10 @@ struct GangOptions {
 
 struct GangResult {
   std::vector<double> losses, norms;
-  std::vector<StepResult> results;              // of rank 0
-  std::map<std::string, at::Tensor> weights;    // by name, of rank 0
-  std::vector<Ledger> ledgers;                  // by rank
-  std::vector<uint64_t> bytes_communicated;     // by rank, as the collective counts
+  std::vector<StepResult> results;            // of rank 0
+  std::map<std::string, at::Tensor> weights;  // by name, of rank 0
+  std::vector<Ledger> ledgers;                // by rank
+  std::vector<uint64_t> bytes_communicated;   // by rank, as the collective counts
 };
 
 // One rank's engine, as the trainer program builds it.

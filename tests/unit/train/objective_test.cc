@@ -29,8 +29,8 @@ TEST(CrossEntropyTest, LossIsTorchsWeightedSumOverTheGlobalWeight) {
   for (double smoothing : {0.0, 0.1}) {
     const Case c = MakeCase();
     const GlobalCounts global{20.0};
-    const at::Tensor losses = at::cross_entropy_loss(c.logits_KV, c.batch.target_id_K, {}, at::Reduction::None, -100,
-                                                     smoothing);
+    const at::Tensor losses =
+        at::cross_entropy_loss(c.logits_KV, c.batch.target_id_K, {}, at::Reduction::None, -100, smoothing);
     const double expected = (losses * c.batch.target_weight_K).sum().item<double>() / 20.0;
     const auto objective = NewCrossEntropy(smoothing, 11).value();
     EXPECT_NEAR(objective->Loss(c.results, c.batch, global), expected, 1e-6);
@@ -50,8 +50,8 @@ TEST(CrossEntropyTest, CoefficientsAndSeedsAreTheGradient) {
     const auto objective = NewCrossEntropy(smoothing, 11).value();
     const model::TokenCoefficients known = objective->Known(c.batch, global).value();
     const at::Tensor onehot_KV = at::one_hot(c.batch.target_id_K, 11).to(at::kDouble);
-    const at::Tensor by_coefficients = known.a_K.unsqueeze(1) * onehot_KV +
-                                       known.b_K.unsqueeze(1) * c.logits_KV.softmax(1) + known.c_K.unsqueeze(1);
+    const at::Tensor by_coefficients =
+        known.a_K.unsqueeze(1) * onehot_KV + known.b_K.unsqueeze(1) * c.logits_KV.softmax(1) + known.c_K.unsqueeze(1);
     EXPECT_TRUE(at::allclose(by_coefficients, expected, 1e-5, 1e-8));
 
     const model::Values seeds = objective->Seeds(c.batch, global);

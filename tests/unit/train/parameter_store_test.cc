@@ -68,14 +68,19 @@ TEST_F(BumpTest, AutogradRefusesGradientsOfOverwrittenParameters) {
   EXPECT_NO_THROW(BackwardAfter([](BucketId) {}));
   // As the optimizer and a gather do it: raw bytes, then the store's bump.
   EXPECT_THROW(BackwardAfter([&](BucketId bucket) {
-    float* raw = rank_.store()->Shard(bucket).master.mutable_data_ptr<float>();
-    for (int i = 0; i < 1000; ++i) raw[i] += 1.0f;
-    ASSERT_TRUE(rank_.store()->Updated(bucket).ok());
-  }), c10::Error);
-  EXPECT_THROW(BackwardAfter([&](BucketId bucket) {
-    const model::ParamId param = rank_.store()->buckets()[static_cast<size_t>(bucket)].ranges[1].param;
-    ASSERT_TRUE(rank_.store()->WriteParameter(param, at::zeros(rank_.graph().params[static_cast<size_t>(param)].shape)).ok());
-  }), c10::Error);
+                 float* raw = rank_.store()->Shard(bucket).master.mutable_data_ptr<float>();
+                 for (int i = 0; i < 1000; ++i) raw[i] += 1.0f;
+                 ASSERT_TRUE(rank_.store()->Updated(bucket).ok());
+               }),
+               c10::Error);
+  EXPECT_THROW(
+      BackwardAfter([&](BucketId bucket) {
+        const model::ParamId param = rank_.store()->buckets()[static_cast<size_t>(bucket)].ranges[1].param;
+        ASSERT_TRUE(rank_.store()
+                        ->WriteParameter(param, at::zeros(rank_.graph().params[static_cast<size_t>(param)].shape))
+                        .ok());
+      }),
+      c10::Error);
 }
 
 TEST(GatherTest, GatheredBucketsAreBumpedToo) {
@@ -130,7 +135,8 @@ TEST(LedgerTest, BytesFollowTheFormulasOfEachZeroLevel) {
   for (ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero2}) {
     for (int world : {1, 2, 3}) {
       for (at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
-        for (const std::vector<std::string>& trainable : {std::vector<std::string>{}, {"connector", "llm.blocks[-1:]"}}) {
+        for (const std::vector<std::string>& trainable :
+             {std::vector<std::string>{}, {"connector", "llm.blocks[-1:]"}}) {
           GangOptions options;
           options.zero = zero;
           options.world = world;

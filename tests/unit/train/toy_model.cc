@@ -12,8 +12,8 @@ namespace vlm::train {
 namespace {
 
 using model::Axis;
-using model::Declaration;
 using model::DecayClass;
+using model::Declaration;
 using model::Params;
 using model::Presence;
 using model::UnitContext;
@@ -98,7 +98,8 @@ class Block final : public model::Unit {
             {Hidden("llm.hidden." + std::to_string(index_ + 1), Axis::kTokens, o_.hidden)}};
   }
   Values Forward(const UnitContext&, const Params& params, const Values& in) const override {
-    return {in[0] + at::linear(at::linear(in[0], params[0], params[1]).tanh(), params[2], params[3])};
+    const at::Tensor mixed = in[0] + in[0].mean(0, /*keepdim=*/true);  // so that every row matters to every target
+    return {in[0] + at::linear(at::linear(mixed, params[0], params[1]).tanh(), params[2], params[3])};
   }
   const ToyOptions o_;
   const int index_;
@@ -148,8 +149,9 @@ model::Graph ToyGraph(const ToyOptions& o) {
   MustAdd(&graph, "vision.embed", std::make_unique<VisionEmbed>(o), Presence::kIfImages);
   MustAdd(&graph, "vision.post", std::make_unique<Project>(o, "vision_tower.post", "image_hidden", "image_pooled"),
           Presence::kIfImages);
-  MustAdd(&graph, "connector", std::make_unique<Project>(o, "multi_modal_projector.linear", "image_hidden",
-                                                         "image_features"), Presence::kIfImages);
+  MustAdd(&graph, "connector",
+          std::make_unique<Project>(o, "multi_modal_projector.linear", "image_hidden", "image_features"),
+          Presence::kIfImages);
   MustAdd(&graph, "llm.embed", std::make_unique<Embed>(o));
   MustAdd(&graph, "merge", std::make_unique<Merge>(o));
   for (int i = 0; i < o.blocks; ++i) MustAdd(&graph, "llm.blocks." + std::to_string(i), std::make_unique<Block>(o, i));
