@@ -125,6 +125,9 @@ void Coordinator::Core::OnPoolRankEnded(Stage* stage, int32_t number, const Fail
   const bool failed = why.failure != v1::FAILURE_CLASS_UNSPECIFIED;
   const bool blame = failed && why.failure != v1::FAILURE_CLASS_WORKER_LOST &&
                      attempt.record.state() != v1::ATTEMPT_STATE_STOPPING;
+  // The finish task writes the stage's one final step, whose paths belong to one attempt: whoever does it again
+  // needs a new fence. The shards that are done stay done.
+  const bool finishing = stage->shards.HoldsFinish(number);
   const std::vector<uint32_t> poisoned = stage->shards.EndRank(number, blame, why.message);
   StopPoisoned(stage, poisoned);
   if (attempt.record.state() == v1::ATTEMPT_STATE_STOPPING || attempt.record.state() == v1::ATTEMPT_STATE_ENDED ||
@@ -134,7 +137,7 @@ void Coordinator::Core::OnPoolRankEnded(Stage* stage, int32_t number, const Fail
   }
   const bool last = std::all_of(attempt.record.ranks().begin(), attempt.record.ranks().end(),
                                 [](const v1::RankRecord& rank) { return rank.ended(); });
-  if (last || attempt.record.state() == v1::ATTEMPT_STATE_STARTING) {
+  if (last || finishing || attempt.record.state() == v1::ATTEMPT_STATE_STARTING) {
     BlameRank(stage, why);
     StopAttempt(stage, v1::STOP_CAUSE_FAILURE, why.message);
     return;
@@ -199,7 +202,12 @@ void Coordinator::Core::LoseRank(Stage* stage, v1::RankRecord* rank, bool free_s
 void Coordinator::Core::TickAttempt(Stage* stage) {
   if (stage->record.state() != v1::STAGE_STATE_ACTIVE) return;
   Attempt& attempt = *stage->attempt;
-  stage->shards.Expire(now());
+  if (stage->shards.Expire(now())) {
+    const std::string message = "the finish task's lease ended without a word of its rank";
+    BlameRank(stage, {v1::FAILURE_CLASS_CRASH, now(), absl::ZeroDuration(), -1, message});
+    StopAttempt(stage, v1::STOP_CAUSE_FAILURE, message);
+    return;
+  }
   switch (attempt.record.state()) {
     case v1::ATTEMPT_STATE_STARTING:
       if (now() - attempt.since > options_.start_timeout) {

@@ -75,8 +75,7 @@ class Coordinator::Core {
   void UpdateBusy(Stage* stage);
   const v1::OutputRecord* ReuseCandidate(const Stage& stage) const;
   void On(const ArtifactCommitted& input);
-  void OnReuseChecked(Stage* stage, const ArtifactCommitted& input);
-  void OnPublished(Stage* stage, const ArtifactCommitted& input);
+  void On(const StepVerified& input);
   void On(const StepCommitted& input);
   void EndStageAttempt(Stage* stage);
   void FailStage(Stage* stage, v1::FailureClass failure, const std::string& what);

@@ -54,11 +54,16 @@ struct AttemptOpened {
   v1::OpenAttemptResponse response;
 };
 struct ArtifactCommitted {
-  std::string for_stage;    // as in the effect
   std::string stage_uid;
   uint64_t fence = 0;
   absl::Status status;
   v1::CommitArtifactResponse response;
+};
+struct StepVerified {
+  std::string for_stage;    // as in the effect
+  v1::VerifyStepRequest request;
+  absl::Status status;
+  v1::VerifyStepResponse response;
 };
 // A hint, as soon as the shell sees a step commit: committed progress resets retry budgets. When it is lost,
 // the next OpenAttempt tells the same.
@@ -69,19 +74,20 @@ struct NonceWritten { std::string root; std::string nonce_file; std::string nonc
 struct TimePassed {};
 
 using Input = std::variant<SubmitJob, CancelJob, RetryJob, LeaseShards, CommitShard, FailShard, ListShards, FromWorker,
-                           SessionClosed, AttemptOpened, ArtifactCommitted, StepCommitted, NonceWritten, TimePassed>;
+                           SessionClosed, AttemptOpened, ArtifactCommitted, StepVerified, StepCommitted, NonceWritten,
+                           TimePassed>;
 
 // --- what to do ---
 struct SendToWorker { uint64_t session = 0; v1::SessionResponse message; };
 struct CloseSession { uint64_t session = 0; absl::Status status; };  // answered by no SessionClosed
 struct OpenAttempt { v1::OpenAttemptRequest request; };              // answered by AttemptOpened
-// Answered by ArtifactCommitted. `for_stage` differs from the request's stage when an older artifact is looked
-// at for reuse.
-struct CommitArtifact { std::string for_stage; v1::CommitArtifactRequest request; };
+struct CommitArtifact { v1::CommitArtifactRequest request; };        // answered by ArtifactCommitted
+// An older stage's artifact is read again before `for_stage` reuses it; answered by StepVerified.
+struct VerifyStep { std::string for_stage; v1::VerifyStepRequest request; };
 // Write a small file with random bytes below `root` (made when missing); answered by NonceWritten.
 struct WriteNonce { std::string root; };
 
-using Effect = std::variant<SendToWorker, CloseSession, OpenAttempt, CommitArtifact, WriteNonce>;
+using Effect = std::variant<SendToWorker, CloseSession, OpenAttempt, CommitArtifact, VerifyStep, WriteNonce>;
 
 struct Reply {
   uint64_t call = 0;

@@ -109,8 +109,17 @@ void Coordinator::Core::On(const FailShard& input) {
     ledger_.Answer({input.call, found.status(), {}});
     return;
   }
-  if ((*found)->shards.Fail(request.shard(), request.lease_id(), request.error())) {
-    StopPoisoned(*found, {request.shard()});
+  Stage* stage = *found;
+  const auto lease = stage->shards.leases().find(request.shard());
+  const bool held = lease != stage->shards.leases().end() && lease->second.lease_id == request.lease_id();
+  if (held && request.shard() == stage->shards.shards()) {
+    // As when its rank dies: the next try needs a new fence, and the retry budget bounds the tries.
+    const std::string message = absl::StrCat("the finish task failed: ", request.error().substr(0, kMessageBytesMax));
+    stage->shards.Drop(request.shard());
+    BlameRank(stage, {v1::FAILURE_CLASS_CRASH, now(), absl::ZeroDuration(), -1, message});
+    StopAttempt(stage, v1::STOP_CAUSE_FAILURE, message);
+  } else if (stage->shards.Fail(request.shard(), request.lease_id(), request.error())) {
+    StopPoisoned(stage, {request.shard()});
   }
   ledger_.Answer({input.call, absl::OkStatus(), v1::FailShardResponse()});
 }

@@ -111,8 +111,15 @@ void ShardTable::Hold(uint32_t shard, uint64_t lease_id, absl::Duration until) {
   if (!added && it->second.lease_id == lease_id) it->second.until = until;
 }
 
-void ShardTable::Expire(absl::Duration now) {
+bool ShardTable::Expire(absl::Duration now) {
+  const bool finish_was_held = leases_.contains(shards_);
   std::erase_if(leases_, [now](const auto& entry) { return entry.second.until <= now; });
+  return finish_was_held && !leases_.contains(shards_);
+}
+
+bool ShardTable::HoldsFinish(int32_t rank) const {
+  const auto lease = leases_.find(shards_);
+  return lease != leases_.end() && lease->second.rank == rank;
 }
 
 std::vector<uint32_t> ShardTable::ForgetPoisoned() {

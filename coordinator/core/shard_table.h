@@ -45,7 +45,10 @@ class ShardTable {
   std::vector<uint32_t> EndRank(int32_t rank, bool blame, const std::string& error);
   // Keeps a lease that a worker says it holds: renewed, or known again after our restart.
   void Hold(uint32_t shard, uint64_t lease_id, absl::Duration until);
-  void Expire(absl::Duration now);
+  // Leases that were not renewed are open again. True when the finish task's was among them.
+  bool Expire(absl::Duration now);
+  bool HoldsFinish(int32_t rank) const;
+  void Drop(uint32_t shard) { leases_.erase(shard); }
   void DropLeases() { leases_.clear(); }
   // Answers the numbers whose rows are gone: poisoned shards get a new chance.
   std::vector<uint32_t> ForgetPoisoned();

@@ -164,11 +164,18 @@ void Coordinator::Core::WantCall(Stage* stage) {
     ledger_.Effect(vlm::coordinator::OpenAttempt{std::move(request)});
     return;
   }
-  v1::CommitArtifactRequest request;
-  request.set_stage_uid(publishing ? record.stage_uid() : reuse->stage_uid());
-  request.set_fence(publishing ? record.fence() : reuse->fence());
-  request.set_kind(record.kind());
-  ledger_.Effect(CommitArtifact{record.stage_uid(), std::move(request)});
+  if (publishing) {
+    v1::CommitArtifactRequest request;
+    request.set_stage_uid(record.stage_uid());
+    request.set_fence(record.fence());
+    request.set_kind(record.kind());
+    ledger_.Effect(CommitArtifact{std::move(request)});
+    return;
+  }
+  v1::VerifyStepRequest request;
+  request.set_stage_uid(reuse->stage_uid());
+  request.set_step(reuse->step());
+  ledger_.Effect(VerifyStep{record.stage_uid(), std::move(request)});
 }
 
 bool Coordinator::Core::FailCall(Stage* stage, const absl::Status& status) {
@@ -180,27 +187,24 @@ bool Coordinator::Core::FailCall(Stage* stage, const absl::Status& status) {
   return true;
 }
 
-void Coordinator::Core::On(const ArtifactCommitted& input) {
+void Coordinator::Core::On(const StepVerified& input) {
   const auto it = ledger_.stages.find(input.for_stage);
   if (it == ledger_.stages.end() || !it->second->call.wanted) return;
   Stage* stage = it->second;
-  if (stage->record.state() == v1::STAGE_STATE_BLOCKED) {
-    OnReuseChecked(stage, input);
-  } else if (stage->record.state() == v1::STAGE_STATE_PUBLISHING && input.stage_uid == stage->record.stage_uid() &&
-             input.fence == stage->record.fence()) {
-    OnPublished(stage, input);
+  const v1::OutputRecord* candidate =
+      stage->record.state() == v1::STAGE_STATE_BLOCKED ? ReuseCandidate(*stage) : nullptr;
+  if (candidate == nullptr || candidate->stage_uid() != input.request.stage_uid() ||
+      candidate->step() != input.request.step()) {
+    return;
   }
-}
-
-void Coordinator::Core::OnReuseChecked(Stage* stage, const ArtifactCommitted& input) {
-  const v1::OutputRecord* candidate = ReuseCandidate(*stage);
-  if (candidate == nullptr || candidate->stage_uid() != input.stage_uid) return;
   if (!input.status.ok() && FailCall(stage, input.status)) return;
-  if (!input.status.ok() || input.response.digest() != candidate->digest()) {
+  if (!input.status.ok() || !input.response.damages().empty()) {
     stage->reuse_refused = true;
     Fire(stage, StageEvent::kReuseMissed,
          absl::StrCat("the artifact of job ", candidate->job_id(), " cannot be reused: ",
-                      input.status.ok() ? "its digest has changed" : Text(input.status)));
+                      input.status.ok() ? absl::StrCat(input.response.damages(0).file(), ": ",
+                                                       input.response.damages(0).detail())
+                                        : Text(input.status)));
     return;
   }
   stage->record.set_artifact_digest(candidate->digest());
@@ -208,7 +212,13 @@ void Coordinator::Core::OnReuseChecked(Stage* stage, const ArtifactCommitted& in
   Fire(stage, StageEvent::kReuseFound, absl::StrCat("same settings and inputs as in job ", candidate->job_id()));
 }
 
-void Coordinator::Core::OnPublished(Stage* stage, const ArtifactCommitted& input) {
+void Coordinator::Core::On(const ArtifactCommitted& input) {
+  const auto it = ledger_.stages.find(input.stage_uid);
+  if (it == ledger_.stages.end() || it->second->record.fence() != input.fence ||
+      it->second->record.state() != v1::STAGE_STATE_PUBLISHING) {
+    return;
+  }
+  Stage* stage = it->second;
   if (!input.status.ok()) {
     if (FailCall(stage, input.status)) return;
     // The final step is missing or damaged: what made it must run again.
@@ -230,6 +240,7 @@ void Coordinator::Core::OnPublished(Stage* stage, const ArtifactCommitted& input
   output.set_root(stage->job->record.artifacts());
   output.set_digest(input.response.digest());
   output.set_folder(input.response.folder());
+  output.set_step(input.response.step());
   ledger_.Put(kOutputFamily, record.stage_key(), output.SerializeAsString());
   ledger_.outputs_by_key[record.stage_key()] = std::move(output);
   const bool cancelled = stage->job->record.intent() == v1::INTENT_CANCEL;
