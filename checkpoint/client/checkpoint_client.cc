@@ -29,7 +29,10 @@ StepStatus ToStatus(v1::StepState state) {
 }
 
 StepInfo ToInfo(const v1::Step& step) {
-  StepInfo info{.stage_uid = step.stage_uid(), .job_id = step.job_id(), .stage = step.stage()};
+  StepInfo info;
+  info.stage_uid = step.stage_uid();
+  info.job_id = step.job_id();
+  info.stage = step.stage();
   info.step = step.step();
   info.fence = step.fence();
   info.status = ToStatus(step.state());

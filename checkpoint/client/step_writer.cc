@@ -35,7 +35,11 @@ absl::StatusOr<FileClaim> WriteTensors(FileSystem* files, const std::string& pat
 absl::StatusOr<FileClaim> WriteFile(FileSystem* files, const std::string& folder, const FileToWrite& file) {
   const std::string path = absl::StrCat(folder, "/", file.name);
   const std::string parent = ParentPath(path);
-  if (parent != folder) VLM_RETURN_IF_ERROR(MakeDirectories(files, parent));
+  VLM_RETURN_IF_ERROR(MakeDirectories(files, parent));
+  // Another rank may have made a folder between and not synced it yet.
+  for (std::string above = parent; above != folder; above = ParentPath(above)) {
+    VLM_RETURN_IF_ERROR(files->SyncDirectory(ParentPath(above)));
+  }
   if (file.produce_tensor) return WriteTensors(files, path, file);
   VLM_ASSIGN_OR_RETURN(const WrittenFile written, WriteDurableFile(files, path, file.contents));
   return FileClaim{file.name, written.bytes, written.digest};

@@ -93,7 +93,12 @@ absl::Status EffectRunner::MakeFolder(const Effect& effect) const {
   std::string existing = effect.folder;
   while (!files_->Stat(existing).ok()) existing = ParentPath(existing);
   VLM_RETURN_IF_ERROR(CheckNoLinks(effect, existing));
-  return MakeDirectories(files_, effect.folder);
+  VLM_RETURN_IF_ERROR(MakeDirectories(files_, effect.folder));
+  // A folder found in place may be one that a process made and did not live to sync.
+  for (std::string parent = ParentPath(effect.folder);; parent = ParentPath(parent)) {
+    VLM_RETURN_IF_ERROR(files_->SyncDirectory(parent));
+    if (parent == effect.root) return absl::OkStatus();
+  }
 }
 
 absl::Status EffectRunner::RemoveFolder(const Effect& effect) const {

@@ -1,0 +1,153 @@
+// The service on real files, a real RocksDB and threads of its own, called through the client.
+#include "checkpoint/service/checkpoint_service.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "tests/unit/checkpoint/service_fixture.h"
+
+namespace vlm::checkpoint {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+TEST_F(ServiceFixture, KeepsItsCatalogOverARestart) {
+  StartService();
+  EXPECT_EQ(Open(1)->step, 0u);
+  const StepInfo saved = SaveStep(1, 500, /*final=*/true);
+  EXPECT_EQ(saved.folder, root_ + "/jobs/job-1/sft/step-00000500-f00000001");
+  EXPECT_TRUE(std::filesystem::exists(saved.folder + "/rank-0.bin.sum"));
+  const auto artifact = client_->CommitArtifact(kStageUid, 1, "model");
+  ASSERT_TRUE(artifact.ok()) << artifact.status();
+  EXPECT_EQ(artifact->folder, saved.folder);
+
+  StopService();
+  StartService();
+  const auto step = client_->GetStep(kStageUid, 500);
+  ASSERT_TRUE(step.ok()) << step.status();
+  EXPECT_EQ(step->status, StepStatus::kComplete);
+  EXPECT_THAT(step->holds, ElementsAre("RESUME(1)", "OUTPUT"));
+  EXPECT_EQ(step->files, saved.files);
+  EXPECT_GT(step->verified_at, absl::InfinitePast());
+  EXPECT_TRUE(Open(2)->final);
+  EXPECT_EQ(client_->CommitArtifact(kStageUid, 2, "model")->digest, artifact->digest);
+  EXPECT_EQ(client_->ListStepsOfJob("job-1")->size(), 1u);
+  EXPECT_EQ(client_->ListStepsOfStage(kStageUid)->front().files.size(), 0u);  // lists are short
+  EXPECT_TRUE(absl::IsFailedPrecondition(client_->DeleteStep(kStageUid, 500)));
+}
+
+TEST_F(ServiceFixture, FindsRotOnTheRealDisk) {
+  StartService();
+  ASSERT_TRUE(Open(1).ok());
+  const StepInfo saved = SaveStep(1, 1);
+  {
+    std::fstream file(saved.folder + "/rank-0.bin", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(3);
+    file.put('#');
+  }
+  const auto verified = client_->VerifyStep(kStageUid, 1, absl::Seconds(30));
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  ASSERT_EQ(verified->damages.size(), 1u);
+  EXPECT_EQ(verified->damages[0].file, "rank-0.bin");
+  EXPECT_EQ(verified->damages[0].chunk, 0);
+  const auto step = client_->GetStep(kStageUid, 1);
+  EXPECT_EQ(step->status, StepStatus::kDamaged);
+  EXPECT_THAT(step->damage, HasSubstr("rank-0.bin, chunk 0"));
+  EXPECT_TRUE(absl::IsNotFound(client_->GetLatest(kStageUid).status()));
+}
+
+TEST_F(ServiceFixture, DeletesFilesAndRow) {
+  StartService();
+  ASSERT_TRUE(Open(1).ok());
+  const StepInfo old = SaveStep(1, 1);
+  SaveStep(1, 2);
+  ASSERT_TRUE(client_->DeleteStep(kStageUid, 1).ok());
+  EXPECT_FALSE(std::filesystem::exists(old.folder));
+  EXPECT_TRUE(absl::IsNotFound(client_->GetStep(kStageUid, 1).status()));
+  EXPECT_EQ(client_->GetLatest(kStageUid)->step, 2u);
+}
+
+TEST_F(ServiceFixture, RefusesRootsThatAreNotItsOwn) {
+  StartService();
+  root_ = folder_ + "/elsewhere";
+  EXPECT_TRUE(absl::IsPermissionDenied(Open(1).status())) << Open(1).status();
+  EXPECT_FALSE(std::filesystem::exists(root_));
+  std::filesystem::create_directory_symlink(folder_, folder_ + "/artifacts/out");  // a way out of the allowed root
+  root_ = folder_ + "/artifacts/out/elsewhere";
+  EXPECT_TRUE(absl::IsPermissionDenied(Open(1).status())) << Open(1).status();
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/elsewhere"));
+  root_ = folder_ + "/artifacts/foreign";
+  std::filesystem::create_directories(root_);
+  std::ofstream(root_ + "/CATALOG") << "vlm-catalog 1 00000000000000000000000000000000\n";
+  const absl::Status foreign = Open(1).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(foreign)) << foreign;
+  EXPECT_THAT(std::string(foreign.message()), HasSubstr("another catalog"));
+}
+
+TEST_F(ServiceFixture, RefusesAStepFolderBehindALink) {
+  StartService();
+  ASSERT_TRUE(Open(1).ok());
+  std::filesystem::create_directories(root_ + "/jobs/job-1");
+  std::filesystem::create_directory_symlink(folder_, root_ + "/jobs/job-1/sft");
+  const auto begun = client_->BeginStep(Step(1, 1));
+  EXPECT_TRUE(absl::IsPermissionDenied(begun.status())) << begun.status();
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/step-00000001-f00000001"));
+}
+
+TEST_F(ServiceFixture, ALinkInPlaceOfAFileIsNotCommitted) {
+  StartService();
+  ASSERT_TRUE(Open(1).ok());
+  const auto folder = client_->BeginStep(Step(1, 1));
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const auto written = WriteDurableFile(PosixFileSystem(), *folder + "/a", "bytes");
+  ASSERT_TRUE(written.ok()) << written.status();
+  std::filesystem::rename(*folder + "/a", folder_ + "/outside");
+  std::filesystem::create_symlink(folder_ + "/outside", *folder + "/a");
+  const auto added = client_->AddPart({kStageUid, 1, 1, 0, {{"a", written->bytes, written->digest}}});
+  EXPECT_TRUE(absl::IsDataLoss(added.status())) << added.status();
+}
+
+TEST_F(ServiceFixture, RefusesACatalogOfANewerProgram) {
+  {
+    const auto store = store::OpenRocksDbMetaStore({database_, CatalogFamilies()});
+    ASSERT_TRUE(store.ok()) << store.status();
+    ASSERT_TRUE((*store)->Commit({{"meta", "format", "2"}, {"meta", "catalog_uuid", std::string(16, 'u')}},
+                                 store::Durability::kSynced).ok());
+  }
+  const absl::Status refused = TryStartService();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("newer program"));
+}
+
+TEST(CheckpointService, AFailedStoreEndsTheServiceAndNothingIsAnswered) {
+  SimulatedFileSystem disk;
+  ASSERT_TRUE(disk.MakeDirectory("/data").ok());
+  store::SimulatedMetaStore store(CatalogFamilies());
+  const std::unique_ptr<Executor> executor = NewThreadExecutor("all");
+  absl::Status failure;
+  CheckpointServiceOptions options;
+  options.allowed_roots = {"/data"};
+  options.new_catalog_uuid = std::string(16, 'u');
+  options.on_store_failure = [&](const absl::Status& status) { failure = status; };
+  const auto service = CheckpointService::Create(
+      options, {&store, &disk, RealClock(), executor.get(), executor.get(), executor.get()});
+  ASSERT_TRUE(service.ok()) << service.status();
+  rpc::ServiceRegistry registry;
+  (*service)->Register(&registry);
+  rpc::MemoryTransport transport(executor.get());
+  transport.Serve(std::move(registry));
+  const std::unique_ptr<rpc::Channel> channel = transport.Connect();
+  const CheckpointClient client(channel.get(), {.deadline = absl::Milliseconds(300), .wait_for_ready = false, .metadata = {}});
+  store.SetCapacity(0);
+  const auto opened = client.OpenAttempt({kStageUid, 1, "job-1", "sft", "/data"});
+  EXPECT_TRUE(absl::IsDeadlineExceeded(opened.status())) << opened.status();
+  EXPECT_TRUE(absl::IsResourceExhausted(failure)) << failure;
+}
+
+}  // namespace
+}  // namespace vlm::checkpoint
