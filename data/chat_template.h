@@ -31,7 +31,8 @@ class ChatTemplate {
 };
 
 // "chatml": <|im_start|>role\n ... <|im_end|>\n, targets on each assistant turn's content and its <|im_end|>;
-// a conversation of plain text is the text and <|endoftext|>, all of it target. `tokenizer` must outlive the
+// a conversation of plain text is the text and <|endoftext|>, all of it target. "plain": pictures, caption, newline
+// (LLaVA's first stage), targets on caption and newline; one question and answer. `tokenizer` must outlive the
 // template. NOT_FOUND when the tokenizer lacks a chat token; INVALID_ARGUMENT for an unknown name.
 absl::StatusOr<std::unique_ptr<ChatTemplate>> NewChatTemplate(std::string_view name, const Tokenizer* tokenizer);
 

@@ -108,6 +108,14 @@ TEST_F(ChatMlTest, LayoutShiftsTargetsByOneWithinADocument) {
   EXPECT_EQ(static_cast<double>(batch.target_id_K.size()), batch.target_weight);
 }
 
+TEST_F(ChatMlTest, PlainIsPictureCaptionNewline) {
+  template_ = *NewChatTemplate("plain", tokenizer_.get());
+  EXPECT_EQ(Show(Render(kQuestion)), "{4}[red\n]");
+  Conversation long_one = kQuestion;
+  long_one.messages.push_back(kQuestion.messages[0]);
+  EXPECT_FALSE(template_->Render(long_one, {.image_tokens = 4}).ok());
+}
+
 TEST(NewChatTemplateTest, NamesWhatIsUnknown) {
   const std::unique_ptr<Tokenizer> tokenizer = TrainSmallTokenizer();
   const absl::Status status = NewChatTemplate("vicuna", tokenizer.get()).status();

@@ -1,0 +1,31 @@
+// Exit codes of vlm-trainer, by which the worker classes a failure (docs/operations.md lists them).
+#ifndef VLM_TRAINER_EXIT_CODE_H_
+#define VLM_TRAINER_EXIT_CODE_H_
+
+#include "base/status.h"
+
+namespace vlm::trainer {
+
+enum class ExitCode {
+  kOk = 0,
+  kUserError = 64,
+  kBadData = 65,
+  kDamagedCheckpoint = 66,
+  kPeerLost = 69,
+  kCrash = 70,
+  kStorage = 74,
+  kIncompatible = 78,
+  kNumeric = 79,
+};
+
+// Marks an error with the code the process should end with; an inner mark stays. OK stays OK.
+absl::Status WithExitCode(const absl::Status& status, ExitCode code);
+
+// The mark of an error, or what its status code suggests: UNAVAILABLE and ABORTED peer lost, DATA_LOSS a damaged
+// checkpoint, RESOURCE_EXHAUSTED storage, FAILED_PRECONDITION incompatible, INVALID_ARGUMENT and NOT_FOUND a user's
+// error, all others a crash.
+ExitCode ExitCodeOf(const absl::Status& status);
+
+}  // namespace vlm::trainer
+
+#endif  // VLM_TRAINER_EXIT_CODE_H_

@@ -1,0 +1,126 @@
+// vlm-trainer: one rank of one attempt. Started by vlm-worker, which passes its socket, the attempt and a token in
+// the environment; everything else arrives over the socket. `vlm-trainer chat` answers one question by hand.
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <map>
+#include <string>
+
+#include "base/version.h"
+#include "spec/canonical.h"
+#include "trainer/chat.h"
+#include "trainer/exit_code.h"
+#include "trainer/stages/evaluate_stage.h"
+#include "trainer/stages/pool_stages.h"
+#include "trainer/stages/training_stage.h"
+#include "trainer/worker_link.h"
+
+namespace vlm::trainer {
+namespace {
+
+// Dies with its worker, also when the worker is killed between fork and here.
+absl::Status TieToParent() {
+  const pid_t parent = getppid();
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return absl::InternalError("cannot ask to die with the worker");
+  if (getppid() != parent || parent == 1) return absl::UnavailableError("the worker is gone already");
+  return absl::OkStatus();
+}
+
+// The explicit list of stage kinds: a new kind enters here.
+absl::Status RunStage(const StageContext& context) {
+  switch (context.stage->kind) {
+    case spec::StageKind::kGenerate: return RunGenerate(context);
+    case spec::StageKind::kTokenizer: return RunTokenizer(context);
+    case spec::StageKind::kIndex: return RunIndex(context);
+    case spec::StageKind::kPretrain:
+    case spec::StageKind::kAlign:
+    case spec::StageKind::kSft: return RunTraining(context);
+    case spec::StageKind::kEvaluate: return RunEvaluate(context);
+  }
+  return absl::UnimplementedError("this build of vlm-trainer does not know the stage's kind");
+}
+
+absl::Status RunAttempt(WorkerLink* link) {
+  VLM_ASSIGN_OR_RETURN(const spec::Stage stage, spec::StageFromJson(link->assignment().stage_json));
+  const checkpoint::CheckpointClient checkpoints(link->channel(), link->call_options());
+  const StageContext context = {&link->assignment(), &stage, link, &checkpoints, PosixFileSystem(), RealClock()};
+  try {
+    return RunStage(context);
+  } catch (const std::bad_alloc&) {
+    return absl::InternalError("out of memory");
+  } catch (const std::exception& error) {  // LibTorch's, from where no narrower place catches them
+    return absl::InternalError(std::string("unexpected exception: ") + error.what());
+  }
+}
+
+std::string Environment(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+int RunRank() {
+  LinkOptions options;
+  options.socket = Environment("VLM_WORKER_SOCKET");
+  options.attempt_id = Environment("VLM_ATTEMPT_ID");
+  options.token = Environment("VLM_ATTEMPT_TOKEN");
+  if (options.socket.empty() || options.attempt_id.empty() || options.token.empty()) {
+    std::fprintf(stderr, "vlm-trainer: started without VLM_WORKER_SOCKET, VLM_ATTEMPT_ID and VLM_ATTEMPT_TOKEN; it is "
+                         "vlm-worker that starts ranks (see --help for what a person can run)\n");
+    return static_cast<int>(ExitCode::kUserError);
+  }
+  options.rank = std::atoi(Environment("VLM_RANK").c_str());
+  absl::Status status = TieToParent();
+  absl::StatusOr<std::unique_ptr<WorkerLink>> link = absl::UnavailableError("not attached");
+  if (status.ok()) {
+    link = WorkerLink::Connect(options, RealClock());
+    status = link.status();
+  }
+  if (status.ok()) status = RunAttempt(link->get());
+  const int code = static_cast<int>(ExitCodeOf(status));
+  if (!status.ok()) std::fprintf(stderr, "vlm-trainer: %s\n", std::string(status.message()).c_str());
+  if (link.ok()) {
+    if (status.ok()) (*link)->Flush();
+    else (*link)->ReportFailure(code, std::string(status.message()));
+  }
+  return code;
+}
+
+}  // namespace
+}  // namespace vlm::trainer
+
+int main(int argc, char** argv) {
+  CLI::App app("One rank of a training attempt. Without a command: run by vlm-worker.");
+  CLI::App* const version = app.add_subcommand("version", "Print the version.");
+  CLI::App* const chat = app.add_subcommand("chat", "Answer one question about a picture.");
+  vlm::trainer::ChatOptions chat_options;
+  chat->add_option("--model", chat_options.model_folder, "Model folder: a checkpoint step or an export")->required();
+  chat->add_option("--image", chat_options.image, "JPEG or PNG file");
+  chat->add_option("--prompt", chat_options.prompt, "The question")->required();
+  chat->add_option("--max-tokens", chat_options.max_tokens, "Longest answer, in tokens")->check(CLI::Range(1, 4096));
+  chat->add_option("--threads", chat_options.threads, "Compute threads")->check(CLI::Range(1, 256));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : static_cast<int>(vlm::trainer::ExitCode::kUserError);
+  }
+  if (version->parsed()) {
+    std::printf("vlm-trainer %s\n", vlm::kVersion);
+    return 0;
+  }
+  if (chat->parsed()) {
+    const absl::StatusOr<std::string> answer = vlm::trainer::Chat(chat_options);
+    if (!answer.ok()) {
+      std::fprintf(stderr, "vlm-trainer chat: %s\n", std::string(answer.status().message()).c_str());
+      return static_cast<int>(vlm::trainer::ExitCodeOf(answer.status()));
+    }
+    std::printf("%s\n", answer->c_str());
+    return 0;
+  }
+  return vlm::trainer::RunRank();
+}

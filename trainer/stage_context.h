@@ -1,0 +1,32 @@
+// What every stage kind gets to run with.
+#ifndef VLM_TRAINER_STAGE_CONTEXT_H_
+#define VLM_TRAINER_STAGE_CONTEXT_H_
+
+#include <string>
+
+#include "base/clock.h"
+#include "base/file_system.h"
+#include "base/status.h"
+#include "checkpoint/client/checkpoint_client.h"
+#include "spec/stage.h"
+#include "trainer/worker_link.h"
+
+namespace vlm::trainer {
+
+struct StageContext {
+  const Assignment* assignment = nullptr;
+  const spec::Stage* stage = nullptr;
+  WorkerLink* link = nullptr;
+  const checkpoint::CheckpointClient* checkpoints = nullptr;
+  FileSystem* files = nullptr;
+  const Clock* clock = nullptr;
+
+  // The artifact of an earlier stage. NOT_FOUND names the stage.
+  absl::StatusOr<InputArtifact> Input(const std::string& stage) const;
+  // Folder of this stage's files: <artifacts>/jobs/<job>/<stage>.
+  std::string StageFolder() const;
+};
+
+}  // namespace vlm::trainer
+
+#endif  // VLM_TRAINER_STAGE_CONTEXT_H_

@@ -1,0 +1,60 @@
+// A model folder: reading one into a graph and a store, and the small files beside the weights.
+#ifndef VLM_TRAINER_STAGES_MODEL_FOLDER_H_
+#define VLM_TRAINER_STAGES_MODEL_FOLDER_H_
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/file_system.h"
+#include "base/status.h"
+#include "checkpoint/format/safetensors_folder.h"
+#include "data/loader.h"
+#include "data/tokenizer/tokenizer.h"
+#include "model/graph.h"
+#include "model/llava_config.h"
+#include "train/checkpoint_state.h"
+
+namespace vlm::trainer {
+
+// Either a text model or a LLaVA.
+struct ModelConfig {
+  model::TextConfig text;
+  std::optional<model::LlavaConfig> llava;  // its own text part is used, `text` is a copy of it
+
+  absl::StatusOr<model::Graph> Build() const;
+  std::string ToJson(std::string_view dtype) const;
+};
+
+// config.json of a folder. INVALID_ARGUMENT names the key that is not supported.
+absl::StatusOr<ModelConfig> ReadModelConfig(FileSystem* files, const std::string& folder);
+
+// The safetensors files of a folder as train/ reads them. Files with a checksum sidecar are verified while read.
+class FolderSource final : public train::TensorSource {
+ public:
+  static absl::StatusOr<std::unique_ptr<FolderSource>> Open(FileSystem* files, const std::string& folder);
+  // Every file "<prefix>*.safetensors" of the folder, without an index: optimizer state.
+  static absl::StatusOr<std::unique_ptr<FolderSource>> OpenFiles(FileSystem* files, const std::string& folder,
+                                                                 const std::string& prefix);
+  std::vector<Info> List() const override;
+  absl::Status Read(const std::string& name, uint64_t offset, std::span<std::byte> out) override;
+
+ private:
+  FolderSource() = default;
+  std::unique_ptr<checkpoint::SafetensorsFolder> folder_;
+  std::vector<std::unique_ptr<checkpoint::SafetensorsReader>> files_;
+  std::map<std::string, const checkpoint::SafetensorsReader*> by_name_;
+};
+
+// Everything beside weights and optimizer state that makes the folder open in transformers: config.json,
+// generation_config.json, tokenizer files and, for a LLaVA, processor files.
+absl::StatusOr<std::map<std::string, std::string>> SideFiles(const ModelConfig& config,
+                                                             const data::Tokenizer& tokenizer,
+                                                             const data::PixelOptions& pixels, std::string_view dtype);
+
+}  // namespace vlm::trainer
+
+#endif  // VLM_TRAINER_STAGES_MODEL_FOLDER_H_

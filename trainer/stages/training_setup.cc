@@ -1,0 +1,301 @@
+#include "trainer/stages/training_setup.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "model/init.h"
+#include "model/llava.h"
+#include "spec/canonical.h"
+#include "train/buckets.h"
+#include "train/checkpoint_state.h"
+#include "train/collectives/peer_mesh.h"
+#include "train/collectives/shared_memory_collective.h"
+#include "train/collectives/tcp_collective.h"
+#include "train/selection.h"
+#include "trainer/exit_code.h"
+#include "trainer/stages/pool_stages.h"
+#include "trainer/stages/training_stage.h"
+
+namespace vlm::trainer {
+namespace {
+
+constexpr absl::Duration kRendezvousTimeout = absl::Minutes(5);
+constexpr uint64_t kStateBytesMax = 1 << 20;
+
+train::LrShape ShapeOf(spec::ScheduleKind kind) {
+  switch (kind) {
+    case spec::ScheduleKind::kCosine: return train::LrShape::kCosine;
+    case spec::ScheduleKind::kLinear: return train::LrShape::kLinear;
+    case spec::ScheduleKind::kConstant: return train::LrShape::kConstant;
+  }
+  return train::LrShape::kCosine;
+}
+
+// The job file's group as a pattern of train/selection.h.
+std::string PatternOf(const std::string& group) { return group == "embedding" ? "*embed_tokens*" : group; }
+
+train::AdamWOptions OptimizerOf(const spec::TrainSettings& settings, const std::vector<std::string>& groups) {
+  train::AdamWOptions options;
+  options.beta1 = settings.optimizer.beta1;
+  options.beta2 = settings.optimizer.beta2;
+  options.epsilon = settings.optimizer.eps;
+  options.weight_decay = settings.optimizer.weight_decay;
+  for (const std::string& group : {std::string("llm"), std::string("vision"), std::string("connector"),
+                                   std::string("embedding")}) {  // the embedding after the group that holds it
+    const auto lr = settings.lr.find(group);
+    const bool present = std::find(groups.begin(), groups.end(), group) != groups.end();
+    if (lr != settings.lr.end() && present) options.rules.push_back({PatternOf(group), lr->second, {}});
+  }
+  for (const spec::ParameterRule& rule : settings.rules) options.rules.push_back({rule.pattern, rule.lr, rule.weight_decay});
+  return options;
+}
+
+model::TextConfig TextConfigOf(const spec::TextModel& text, int64_t vocabulary) {
+  model::TextConfig config;
+  config.vocab_size = vocabulary;
+  config.hidden_size = text.hidden;
+  config.intermediate_size = text.intermediate;
+  config.num_hidden_layers = text.layers;
+  config.num_attention_heads = text.heads;
+  config.num_key_value_heads = text.kv_heads;
+  config.max_position_embeddings = text.context;
+  config.rope_theta = text.rope_theta;
+  config.rms_norm_eps = text.rms_eps;
+  config.tie_word_embeddings = text.tied;
+  return config;
+}
+
+model::VisionConfig VisionConfigOf(const spec::VisionModel& vision) {
+  model::VisionConfig config;
+  config.hidden_size = vision.hidden;
+  config.intermediate_size = vision.intermediate;
+  config.num_hidden_layers = vision.layers;
+  config.num_attention_heads = vision.heads;
+  config.image_size = vision.image_size;
+  config.patch_size = vision.patch;
+  config.layer_norm_eps = vision.norm_eps;
+  return config;
+}
+
+std::vector<std::string> TrainablePatterns(const spec::TrainSettings& settings) {
+  for (const std::string& pattern : settings.trainable) {
+    if (pattern == "all") return {};
+  }
+  return settings.trainable;
+}
+
+// Which of the job file's groups hold a trainable parameter.
+std::vector<std::string> TrainableGroups(const model::Graph& graph, const std::vector<bool>& trainable) {
+  std::vector<std::string> groups;
+  for (size_t param = 0; param < graph.params.size(); ++param) {
+    if (!trainable[param]) continue;
+    const std::string& name = graph.params[param].name;
+    groups.push_back(std::string(model::ParameterGroup(name)));
+    if (name.find("embed_tokens") != std::string::npos) groups.push_back("embedding");
+  }
+  std::sort(groups.begin(), groups.end());
+  groups.erase(std::unique(groups.begin(), groups.end()), groups.end());
+  return groups;
+}
+
+absl::Status LoadWeightsFrom(const StageContext& context, const std::string& stage, bool text_into_llava,
+                             train::ParameterStore* store) {
+  VLM_ASSIGN_OR_RETURN(const InputArtifact artifact, context.Input(stage));
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> source, FolderSource::Open(context.files, artifact.folder));
+  train::WeightMapping mapping;
+  if (text_into_llava) {
+    mapping.rename = [](const std::string& name) { return model::TextNameInLlava(name); };
+    mapping.required = {"llm"};
+  }
+  return Annotate(train::LoadWeights(mapping, source.get(), store), "weights of " + artifact.folder);
+}
+
+absl::Status LoadResume(const StageContext& context, train::ParameterStore* store) {
+  const std::string& folder = context.assignment->resume_folder;
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> weights, FolderSource::Open(context.files, folder));
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> optimizer,
+                       FolderSource::OpenFiles(context.files, folder, "optimizer-"));
+  VLM_ASSIGN_OR_RETURN(const std::string json, ReadFile(context.files, folder + "/optimizer.json", uint64_t{1} << 30));
+  return Annotate(train::LoadState(weights.get(), optimizer.get(), json, store), "state of " + folder);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<IndexedData>> OpenIndexedData(const StageContext& context, const std::string& stage) {
+  auto data = std::make_unique<IndexedData>();
+  VLM_ASSIGN_OR_RETURN(data->artifact, context.Input(stage));
+  VLM_ASSIGN_OR_RETURN(data->manifest, data::ReadManifest(context.files, data->artifact.folder));
+  VLM_ASSIGN_OR_RETURN(const std::string json, ReadFile(context.files, data->artifact.folder + "/" + kTokenizerFile,
+                                                        data::kTokenizerJsonBytesMax));
+  VLM_ASSIGN_OR_RETURN(data->tokenizer, data::Tokenizer::FromJson(json));
+  VLM_ASSIGN_OR_RETURN(data->chat_template,
+                       data::NewChatTemplate(data->manifest.render.chat_template, data->tokenizer.get()));
+  data->pixels.size = data->manifest.render.image_size;
+  VLM_ASSIGN_OR_RETURN(data->reader, data::SampleReader::Create(context.files, &data->manifest,
+                                                                data->chat_template.get(), data->pixels));
+  return data;
+}
+
+absl::StatusOr<TrainingPlan> PlanTraining(const StageContext& context, const IndexedData& data) {
+  const spec::TrainingSettings& settings = context.stage->training();
+  data::BatchOptions options;
+  options.seed = context.stage->seed;
+  for (const spec::MixtureEntry& entry : settings.data.mixture) {
+    options.mixture.push_back({entry.source, entry.weight, static_cast<uint64_t>(entry.stop.value_or(0))});
+  }
+  options.global_batch = static_cast<uint32_t>(settings.train.global_batch);
+  options.micro_batch = static_cast<uint32_t>(settings.train.micro_batch);
+  options.packing = settings.train.packing;
+  VLM_ASSIGN_OR_RETURN(data::BatchPlan batches, data::BatchPlan::Create(&data.manifest, options));
+  uint64_t steps = 0;
+  if (settings.train.length.steps.has_value()) {
+    steps = static_cast<uint64_t>(*settings.train.length.steps);
+  } else if (settings.train.length.epochs.has_value()) {
+    steps = batches.StepsOf(*settings.train.length.epochs);
+  } else {
+    const int64_t step_tokens = int64_t{settings.train.global_batch} * data.manifest.render.context;
+    steps = static_cast<uint64_t>((*settings.train.length.tokens + step_tokens - 1) / step_tokens);
+  }
+  const std::string fingerprint =
+      Sha256Of(absl::StrCat(batches.Fingerprint(data.artifact.digest).Hex(), " ",
+                            spec::SemanticDigest(*context.stage).Hex())).Hex();
+  return TrainingPlan{std::move(batches), steps, fingerprint};
+}
+
+absl::StatusOr<ModelConfig> TrainingModelConfig(const StageContext& context, const IndexedData& data) {
+  const spec::TrainingModel& settings = context.stage->training().model;
+  ModelConfig config;
+  if (settings.text.has_value()) {
+    config.text = TextConfigOf(*settings.text, data.tokenizer->vocab_size());
+  } else {
+    const std::string& parent = settings.from_stage.empty() ? settings.llm_stage : settings.from_stage;
+    VLM_ASSIGN_OR_RETURN(const InputArtifact artifact, context.Input(parent));
+    absl::StatusOr<ModelConfig> read = ReadModelConfig(context.files, artifact.folder);
+    if (!read.ok()) return Annotate(read.status(), artifact.folder + "/config.json");
+    config = *std::move(read);
+  }
+  if (settings.vision.has_value()) {
+    model::LlavaConfig llava;
+    llava.text = config.text;
+    llava.vision = VisionConfigOf(*settings.vision);
+    const std::optional<int32_t> image = data.tokenizer->TokenId("<|image|>");
+    if (!image.has_value()) return absl::InvalidArgumentError("the tokenizer reserves no <|image|> token");
+    llava.image_token_index = *image;
+    config.llava = llava;
+  }
+  if (config.text.vocab_size != data.tokenizer->vocab_size()) {
+    return absl::InvalidArgumentError(absl::StrCat("model and tokenizer differ in vocabulary: ", config.text.vocab_size,
+                                                   " and ", data.tokenizer->vocab_size(), " entries"));
+  }
+  if (config.llava.has_value() && (config.llava->vision.image_size != data.manifest.render.image_size ||
+                                   config.llava->ImageTokens() != data.manifest.render.image_tokens)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model and index differ in pictures: the model takes ", config.llava->vision.image_size,
+                     " pixels and ", config.llava->ImageTokens(), " tokens, stage ", data.artifact.stage, " has ",
+                     data.manifest.render.image_size, " and ", data.manifest.render.image_tokens));
+  }
+  return config;
+}
+
+absl::StatusOr<std::unique_ptr<train::Collective>> ConnectRanks(const StageContext& context) {
+  const Assignment& assignment = *context.assignment;
+  if (assignment.world == 1) {
+    VLM_RETURN_IF_ERROR(context.link->Rendezvous({}, kRendezvousTimeout).status());
+    return train::NewSingleRankCollective();
+  }
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<train::PeerListener> listener,
+                       train::PeerListener::Create(assignment.run_folder, "127.0.0.1"));
+  const train::PeerAddress& mine = listener->address();
+  VLM_ASSIGN_OR_RETURN(const std::vector<LinkEndpoint> endpoints,
+                       context.link->Rendezvous({mine.unix_socket, mine.tcp, mine.boot_id, ""}, kRendezvousTimeout));
+  std::vector<train::PeerAddress> peers;
+  bool one_machine = true;
+  for (const LinkEndpoint& endpoint : endpoints) {
+    peers.push_back({endpoint.unix_socket, endpoint.tcp, endpoint.boot_id});
+    one_machine = one_machine && endpoint.boot_id == mine.boot_id;
+  }
+  const train::MeshIdentity identity = {assignment.rank, assignment.world, assignment.fence, assignment.secret};
+  const train::MeshTransport transport = one_machine ? train::MeshTransport::kUnix : train::MeshTransport::kTcp;
+  VLM_ASSIGN_OR_RETURN(std::vector<train::UniqueFd> sockets,
+                       train::ConnectMesh(identity, *listener, peers, transport, 0, kRendezvousTimeout));
+  return one_machine ? train::NewSharedMemoryCollective(identity, std::move(sockets), {})
+                     : train::NewTcpCollective(identity, std::move(sockets), {});
+}
+
+absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const ModelConfig& config,
+                                            std::unique_ptr<train::Collective> collective, uint64_t steps) {
+  const spec::TrainSettings& settings = context.stage->training().train;
+  TrainingParts parts;
+  VLM_ASSIGN_OR_RETURN(model::Graph graph, config.Build());
+  parts.graph = std::make_unique<model::Graph>(std::move(graph));
+  parts.collective = std::move(collective);
+  parts.queue = std::make_unique<train::CommunicationQueue>(settings.overlap, context.clock);
+  VLM_ASSIGN_OR_RETURN(const std::vector<bool> trainable,
+                       train::SelectTrainable(*parts.graph, TrainablePatterns(settings)));
+  const train::StoreOptions store = {
+      .zero = settings.zero == 0 ? train::ZeroLevel::kZero0 : train::ZeroLevel::kZero2,
+      .compute = settings.precision == spec::Precision::kBf16 ? at::kBFloat16 : at::kFloat};
+  VLM_ASSIGN_OR_RETURN(parts.store, train::ParameterStore::Create(
+                                        parts.graph.get(),
+                                        train::PlanBuckets(*parts.graph, trainable, parts.collective->world()), store,
+                                        parts.collective.get(), parts.queue.get()));
+  train::TrainingOptions options;
+  options.seed = context.stage->seed;
+  options.optimizer = OptimizerOf(settings, TrainableGroups(*parts.graph, trainable));
+  options.lr_schedule = {.shape = ShapeOf(settings.schedule.kind),
+                         .warmup_steps = settings.schedule.warmup,
+                         .total_steps = static_cast<int64_t>(steps),
+                         .final_fraction = settings.schedule.final_ratio};
+  options.clip_norm = settings.clip;
+  options.label_smoothing = settings.label_smoothing;
+  options.plan.recompute = settings.recompute;
+  VLM_ASSIGN_OR_RETURN(parts.step, train::TrainingStep::Create(options, parts.store.get(), context.clock));
+  return parts;
+}
+
+absl::Status LoadStart(const StageContext& context, const ModelConfig& config, train::ParameterStore* store) {
+  if (context.assignment->resume_step > 0) return LoadResume(context, store);
+  for (size_t param = 0; param < store->graph().params.size(); ++param) {
+    VLM_RETURN_IF_ERROR(store->WriteParameter(static_cast<model::ParamId>(param),
+                                              model::Initialize(store->graph().params[param], context.stage->seed)));
+  }
+  const spec::TrainingModel& settings = context.stage->training().model;
+  if (!settings.from_stage.empty()) return LoadWeightsFrom(context, settings.from_stage, false, store);
+  if (!settings.llm_stage.empty()) {
+    return LoadWeightsFrom(context, settings.llm_stage, config.llava.has_value(), store);
+  }
+  return absl::OkStatus();
+}
+
+model::MicroBatch ToMicroBatch(const data::HostMicroBatch& host, const data::PixelOptions& pixels) {
+  auto longs = [](const std::vector<int64_t>& values) {
+    if (values.empty()) return at::Tensor();
+    return at::from_blob(const_cast<int64_t*>(values.data()), {static_cast<int64_t>(values.size())}, at::kLong);
+  };
+  auto floats = [](const std::vector<float>& values, at::IntArrayRef shape) {
+    if (values.empty()) return at::Tensor();
+    return at::from_blob(const_cast<float*>(values.data()), shape, at::kFloat);
+  };
+  model::MicroBatch batch;
+  batch.global_index = host.index;
+  batch.counts = {.tokens = static_cast<int64_t>(host.ids_N.size()),
+                  .targets = static_cast<int64_t>(host.target_id_K.size()),
+                  .documents = static_cast<int64_t>(host.document_starts.size()) - 1,
+                  .images = host.images,
+                  .vision_tokens = static_cast<int64_t>(host.image_row_V.size())};
+  batch.ids_N = longs(host.ids_N);
+  batch.positions_N = longs(host.positions_N);
+  batch.document_starts = host.document_starts;
+  batch.target_index_K = longs(host.target_index_K);
+  batch.target_id_K = longs(host.target_id_K);
+  batch.target_weight_K = floats(host.target_weight_K, {static_cast<int64_t>(host.target_weight_K.size())});
+  batch.pixels = floats(host.pixels, {host.images, 3, pixels.size, pixels.size});
+  batch.image_row_V = longs(host.image_row_V);
+  return batch;
+}
+
+}  // namespace vlm::trainer

@@ -1,0 +1,315 @@
+#include "trainer/stages/training_stage.h"
+
+#include <ATen/Parallel.h>
+
+#include <cstdio>
+#include <optional>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "checkpoint/client/step_writer.h"
+#include "train/checkpoint_state.h"
+#include "trainer/exit_code.h"
+#include "trainer/stages/training_setup.h"
+
+namespace vlm::trainer {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kStateVersion = 1;
+constexpr uint64_t kCurvesBytesMax = uint64_t{1} << 30;
+constexpr int kLogEverySteps = 10;
+
+struct CurvePoint {
+  uint64_t step = 0;
+  train::StepResult result;
+};
+
+std::string CurveLine(const train::StepResult& result) {
+  const Json json = {{"step", result.step},
+                     {"loss", result.loss},
+                     {"learning_rate", result.lr},
+                     {"gradient_norm", result.gradient_norm},
+                     {"tokens", result.totals.tokens},
+                     {"images", result.totals.images},
+                     {"skipped", result.non_finite}};
+  return json.dump() + "\n";
+}
+
+checkpoint::FileToWrite ToWrite(train::FileImage image) {
+  checkpoint::FileToWrite file;
+  file.name = image.name;
+  if (image.is_text()) {
+    file.contents = std::move(image.text);
+    return file;
+  }
+  auto tensors = std::make_shared<std::map<std::string, std::vector<std::byte>>>();
+  for (train::TensorImage& tensor : image.tensors) {
+    checkpoint::TensorSpec spec;
+    spec.name = tensor.name;
+    spec.dtype = *checkpoint::DTypeFromName(tensor.dtype);
+    spec.shape.assign(tensor.shape.begin(), tensor.shape.end());
+    file.tensors.push_back(std::move(spec));
+    (*tensors)[tensor.name] = std::move(tensor.bytes);
+  }
+  file.metadata = {{"format", "pt"}};
+  file.produce_tensor = [tensors](const checkpoint::TensorEntry& entry, const checkpoint::ByteSink& sink) {
+    const absl::Status written = sink(tensors->at(entry.name));
+    tensors->erase(entry.name);  // memory goes as soon as it is on its way
+    return written;
+  };
+  return file;
+}
+
+class TrainingRun {
+ public:
+  explicit TrainingRun(const StageContext& context)
+      : context_(context),
+        settings_(context.stage->training()),
+        writer_(context.files, context.checkpoints, context.clock, {}) {}
+
+  absl::Status Run() {
+    VLM_RETURN_IF_ERROR(SetUp());
+    context_.link->SetPhase(Phase::kStep);
+    if (first_step() > plan_->steps) return absl::OkStatus();  // the final step is complete already
+    loader_ = data::Loader::Start(plan_->batches, data_->reader.get(), cursor_, first_step(),
+                                  {.rank = context_.assignment->rank, .world = context_.assignment->world});
+    VLM_ASSIGN_OR_RETURN(std::optional<data::Loader::Step> current, LoadAndAnnounce(first_step()));
+    while (current.has_value()) {
+      VLM_ASSIGN_OR_RETURN(std::optional<data::Loader::Step> next, LoadAndAnnounce(current->step + 1));
+      VLM_RETURN_IF_ERROR(OneStep(*current));
+      current = std::move(next);
+    }
+    context_.link->SetPhase(Phase::kPublish);
+    return writer_.Wait();
+  }
+
+ private:
+  uint64_t first_step() const { return context_.assignment->resume_step + 1; }
+
+  absl::Status SetUp() {
+    at::set_num_threads(context_.assignment->threads);
+    context_.link->SetPhase(Phase::kLoad);
+    VLM_ASSIGN_OR_RETURN(data_, OpenIndexedData(context_, settings_.data.index_stage));
+    VLM_ASSIGN_OR_RETURN(TrainingPlan plan, PlanTraining(context_, *data_));
+    plan_.emplace(std::move(plan));
+    VLM_ASSIGN_OR_RETURN(config_, TrainingModelConfig(context_, *data_));
+    VLM_RETURN_IF_ERROR(ReadTrainerState());
+    VLM_ASSIGN_OR_RETURN(std::unique_ptr<train::Collective> collective, ConnectRanks(context_));
+    VLM_ASSIGN_OR_RETURN(parts_, BuildTraining(context_, config_, std::move(collective), plan_->steps));
+    context_.link->WatchCollective([collective = parts_.collective.get()] { return collective->sequence(); });
+    VLM_RETURN_IF_ERROR(LoadStart(context_, config_, parts_.store.get()));
+    VLM_ASSIGN_OR_RETURN(cursor_, data::Cursor::Decode(context_.assignment->resume_cursor));
+    state_plan_ = train::PlanState(*parts_.store, {});
+    std::fprintf(stderr, "%s: %llu steps, rank %d of %d, schedule %s\n%s\n", context_.stage->name.c_str(),
+                 static_cast<unsigned long long>(plan_->steps), context_.assignment->rank, context_.assignment->world,
+                 parts_.step->plan_hash().c_str(), parts_.step->groups().ToString(*parts_.graph).c_str());
+    return absl::OkStatus();
+  }
+
+  // The step's micro-batches, announced to the other ranks; nothing after the last step.
+  absl::StatusOr<std::optional<data::Loader::Step>> LoadAndAnnounce(uint64_t step) {
+    if (step > plan_->steps) return std::nullopt;
+    const absl::Duration start = context_.clock->Monotonic();
+    absl::StatusOr<data::Loader::Step> loaded = loader_->Next();
+    data_wait_ += context_.clock->Monotonic() - start;
+    if (!loaded.ok()) return WithExitCode(loaded.status(), ExitCode::kBadData);
+    std::vector<train::MicroBatchHeader> headers;
+    for (const data::HostMicroBatch& host : loaded->mine) {
+      headers.push_back(train::Describe(ToMicroBatch(host, data_->pixels), 0));
+    }
+    VLM_RETURN_IF_ERROR(parts_.step->Announce(step, std::move(headers)));
+    return *std::move(loaded);
+  }
+
+  absl::Status OneStep(const data::Loader::Step& loaded) {
+    const absl::Duration start = context_.clock->Monotonic();
+    std::vector<model::MicroBatch> batches;
+    for (const data::HostMicroBatch& host : loaded.mine) batches.push_back(ToMicroBatch(host, data_->pixels));
+    VLM_ASSIGN_OR_RETURN(const train::StepResult result, parts_.step->Step(batches));
+    curves_ += CurveLine(result);
+    const absl::Duration trained = context_.clock->Monotonic();
+    absl::Duration saving;
+    if (result.step % static_cast<uint64_t>(settings_.checkpoint.every) == 0 || result.step == plan_->steps) {
+      VLM_RETURN_IF_ERROR(SaveStep(result.step, loaded.next));
+      saving = context_.clock->Monotonic() - trained;
+    }
+    Report(result, trained - start + std::exchange(data_wait_, absl::ZeroDuration()), saving);
+    return CheckFinite(result);
+  }
+
+  absl::Status CheckFinite(const train::StepResult& result) {
+    skipped_in_a_row_ = result.non_finite ? skipped_in_a_row_ + 1 : 0;
+    if (settings_.nonfinite_steps_max == 0 || skipped_in_a_row_ < settings_.nonfinite_steps_max) {
+      return absl::OkStatus();
+    }
+    return WithExitCode(
+        absl::InternalError(absl::StrCat(skipped_in_a_row_, " steps in a row had a loss or gradient that is not "
+                                         "finite, the last one step ", result.step, "; lower the learning rate")),
+        ExitCode::kNumeric);
+  }
+
+  void Report(const train::StepResult& result, absl::Duration step_time, absl::Duration saving) {
+    ++progress_.counter;
+    progress_.step = result.step;
+    progress_.loss = result.loss;
+    const double seconds = std::max(1e-9, absl::ToDoubleSeconds(step_time + saving));
+    // A moving average over about ten steps keeps the display readable.
+    auto smooth = [&](double old, double now) { return old == 0 ? now : 0.9 * old + 0.1 * now; };
+    progress_.tokens_per_second =
+        smooth(progress_.tokens_per_second, static_cast<double>(result.totals.tokens) / seconds);
+    progress_.images_per_second =
+        smooth(progress_.images_per_second, static_cast<double>(result.totals.images) / seconds);
+    context_.link->SetProgress(progress_);
+    auto metric = [&](std::string_view series, double value) {
+      context_.link->AddMetric(series, result.step, value);
+    };
+    metric("step_seconds_data", absl::ToDoubleSeconds(last_data_wait_));
+    metric("step_seconds_forward", absl::ToDoubleSeconds(result.times.forward));
+    metric("step_seconds_backward", absl::ToDoubleSeconds(result.times.backward));
+    metric("step_seconds_communication", absl::ToDoubleSeconds(result.times.communication));
+    metric("step_seconds_optimizer", absl::ToDoubleSeconds(result.times.optimizer));
+    metric("step_seconds_checkpoint", absl::ToDoubleSeconds(saving));
+    if (context_.assignment->rank != 0) return;
+    metric("loss", result.loss);
+    metric("learning_rate", result.lr);
+    metric("gradient_norm", result.gradient_norm);
+    metric("tokens", static_cast<double>(result.totals.tokens));
+    metric("images", static_cast<double>(result.totals.images));
+    if (result.step % kLogEverySteps == 0 || result.step == plan_->steps) {
+      absl::FPrintF(stderr, "step %d/%d loss %.4f lr %.3g norm %.3f %.0f tokens/s%s\n", result.step, plan_->steps,
+                    result.loss, result.lr, result.gradient_norm, progress_.tokens_per_second,
+                    result.non_finite ? " skipped: not finite" : "");
+    }
+  }
+
+  // Copies the state out and goes on; files are written behind training's back.
+  absl::Status SaveStep(uint64_t step, const data::Cursor& next) {
+    context_.link->SetPhase(Phase::kSave);
+    checkpoint::Save save;
+    save.step = {.stage_uid = context_.assignment->stage_uid,
+                 .fence = context_.assignment->fence,
+                 .step = step,
+                 .world = context_.assignment->world,
+                 .parent_step = last_saved_,
+                 .cursor = next.Encode(),
+                 .final = step == plan_->steps,
+                 .reserve_bytes = static_cast<uint64_t>(state_plan_.bytes)};
+    save.rank = context_.assignment->rank;
+    if (save.step.final) {
+      VLM_RETURN_IF_ERROR(writer_.Wait());  // the last save must not meet the limit on open steps
+      save.wait_for_commit = true;          // a rank ends only after its stage's final commit
+    }
+    VLM_ASSIGN_OR_RETURN(const bool begun, BeginTogether(&save));
+    if (!begun) return absl::OkStatus();
+    VLM_ASSIGN_OR_RETURN(std::vector<train::FileImage> images, train::SaveState(state_plan_, parts_.store.get()));
+    for (train::FileImage& image : images) {
+      for (const train::TensorImage& tensor : image.tensors) save.snapshot_bytes += tensor.bytes.size();
+      save.files.push_back(ToWrite(std::move(image)));
+    }
+    if (save.rank == 0) VLM_RETURN_IF_ERROR(AddSmallFiles(step, next, &save.files));
+    save.done = [this, rank = save.rank, step](const checkpoint::SaveResult& result) {
+      if (!result.status.ok()) {
+        std::fprintf(stderr, "checkpoint of step %llu failed: %s\n", static_cast<unsigned long long>(step),
+                     std::string(result.status.message()).c_str());
+      }
+      context_.link->AddMetric("checkpoint_seconds", step, absl::ToDoubleSeconds(result.duration));
+      context_.link->AddMetric("checkpoint_bytes", step, static_cast<double>(result.bytes));
+      context_.link->AddMetric("checkpoint_ok", step, result.status.ok() ? 1 : 0);
+    };
+    last_saved_ = step;
+    const bool final = save.step.final;
+    const absl::Status started = writer_.Start(std::move(save));
+    context_.link->SetPhase(final ? Phase::kPublish : Phase::kStep);
+    return started;
+  }
+
+  // Rank 0 begins the step and tells the others, so that all save or none does. False: the service has two open
+  // steps already, this save is skipped.
+  absl::StatusOr<bool> BeginTogether(checkpoint::Save* save) {
+    std::string answer;
+    absl::Status failed;
+    if (save->rank == 0) {
+      absl::StatusOr<std::string> folder = context_.checkpoints->BeginStep(save->step);
+      if (folder.ok()) {
+        answer = "+" + *folder;
+      } else if (absl::IsResourceExhausted(folder.status()) && !save->step.final) {
+        std::fprintf(stderr, "checkpoint of step %llu skipped: %s\n", static_cast<unsigned long long>(save->step.step),
+                     std::string(folder.status().message()).c_str());
+        context_.link->AddMetric("checkpoint_skipped", save->step.step, 1);
+        answer = "-";
+      } else {
+        failed = folder.status();
+        answer = "!" + std::string(failed.message());
+      }
+    }
+    VLM_RETURN_IF_ERROR(parts_.queue->Drain());
+    VLM_ASSIGN_OR_RETURN(const std::vector<std::string> all, parts_.collective->AllGatherBytes(answer, "begin step"));
+    VLM_RETURN_IF_ERROR(WithExitCode(failed, ExitCode::kStorage));
+    if (all[0].starts_with("!")) return absl::AbortedError("rank 0 could not begin the checkpoint: " + all[0].substr(1));
+    save->folder = all[0].substr(1);
+    return all[0].starts_with("+");
+  }
+
+  absl::Status AddSmallFiles(uint64_t step, const data::Cursor& next, std::vector<checkpoint::FileToWrite>* files) {
+    const std::string dtype = settings_.train.precision == spec::Precision::kBf16 ? "bfloat16" : "float32";
+    absl::StatusOr<std::map<std::string, std::string>> small =
+        SideFiles(config_, *data_->tokenizer, data_->pixels, dtype);
+    if (!small.ok()) return small.status();
+    const Json state = {{"format", "vlm-trainer-state"}, {"version", kStateVersion},
+                        {"step", step},                  {"steps", plan_->steps},
+                        {"fingerprint", plan_->fingerprint}, {"cursor", next.Encode()}};
+    (*small)[kTrainerStateFile] = state.dump(1) + "\n";
+    (*small)[kCurvesFile] = curves_;
+    for (auto& [name, contents] : *small) {
+      checkpoint::FileToWrite file;
+      file.name = name;
+      file.contents = std::move(contents);
+      files->push_back(std::move(file));
+    }
+    return absl::OkStatus();
+  }
+
+  // On a resume: the curve so far, and whether the checkpoint is of this very run.
+  absl::Status ReadTrainerState() {
+    if (context_.assignment->resume_step == 0) return absl::OkStatus();
+    last_saved_ = context_.assignment->resume_step;
+    const std::string& folder = context_.assignment->resume_folder;
+    VLM_ASSIGN_OR_RETURN(const std::string text, ReadFile(context_.files, folder + "/" + kTrainerStateFile, 1 << 20));
+    VLM_ASSIGN_OR_RETURN(curves_, ReadFile(context_.files, folder + "/" + kCurvesFile, kCurvesBytesMax));
+    const Json state = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (!state.is_object() || state.value("version", 0) != kStateVersion) {
+      return absl::DataLossError("trainer state does not parse: " + folder);
+    }
+    if (state.value("fingerprint", "") != plan_->fingerprint) {
+      return absl::FailedPreconditionError(
+          "the checkpoint was made with other data or settings (seed, batch sizes, model, ...): " + folder);
+    }
+    return absl::OkStatus();
+  }
+
+  const StageContext& context_;
+  const spec::TrainingSettings& settings_;
+  std::unique_ptr<IndexedData> data_;
+  std::optional<TrainingPlan> plan_;
+  ModelConfig config_;
+  TrainingParts parts_;
+  train::StatePlan state_plan_;
+  data::Cursor cursor_;
+  std::string curves_;
+  uint64_t last_saved_ = 0;
+  int skipped_in_a_row_ = 0;
+  absl::Duration data_wait_, last_data_wait_;
+  Progress progress_;
+  std::unique_ptr<data::Loader> loader_;
+  checkpoint::StepWriter writer_;  // last: its thread uses what is above
+};
+
+}  // namespace
+
+absl::Status RunTraining(const StageContext& context) { return TrainingRun(context).Run(); }
+
+}  // namespace vlm::trainer
