@@ -3,6 +3,7 @@
 #ifndef VLM_TESTS_UNIT_CHECKPOINT_CATALOG_MACHINE_H_
 #define VLM_TESTS_UNIT_CHECKPOINT_CATALOG_MACHINE_H_
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -59,6 +60,13 @@ class CatalogMachine {
     out_ = false;
     disk_.Crash(survival);
     store_.Crash();
+  }
+
+  // The process ends and starts again; the machine stays on.
+  void Restart() {
+    operations_left_.reset();
+    out_ = false;
+    Boot();
   }
 
   // Effects stay queued until RunEffects, for tests of what happens between.
@@ -176,6 +184,9 @@ class CatalogMachine {
   SimulatedFileSystem* disk() { return &disk_; }
   store::SimulatedMetaStore* store() { return &store_; }
   const CheckpointCore& core() const { return *core_; }
+  int Count(CatalogEvent::Kind kind) const {
+    return static_cast<int>(std::count_if(events_.begin(), events_.end(), [&](const auto& e) { return e.kind == kind; }));
+  }
 
  private:
   bool Power() {
@@ -192,6 +203,7 @@ class CatalogMachine {
       const absl::Status committed = store_.Commit(outputs.mutations, store::Durability::kSynced);
       VLM_CHECK(committed.ok(), committed.ToString());
     }
+    for (CatalogEvent& event : outputs.events) events_.push_back(std::move(event));
     for (Effect& effect : outputs.effects) effects_.push_back(std::move(effect));
     for (vlm::checkpoint::Reply& reply : outputs.replies) {
       VLM_CHECK(replies_.emplace(reply.call, std::move(reply.response)).second, "a call was answered twice");
@@ -204,6 +216,7 @@ class CatalogMachine {
   std::unique_ptr<CheckpointCore> core_;
   std::deque<Effect> effects_;
   std::map<uint64_t, absl::StatusOr<Response>> replies_;
+  std::vector<CatalogEvent> events_;  // durable ones
   std::optional<uint64_t> operations_left_;
   bool out_ = false;
   bool run_effects_ = true;

@@ -126,6 +126,7 @@ TEST(CheckpointCore, ACommitRacingAnOpeningIsReturnedOrRefused) {
     EXPECT_EQ(added.ok(), !open_first);
     EXPECT_TRUE(!open_first || absl::IsFailedPrecondition(added.status())) << added.status();
     EXPECT_EQ(machine.Describe(), open_first ? "" : "7@1:COMPLETE+RESUME(2) ");
+    EXPECT_EQ(machine.Count(CatalogEvent::Kind::kCommitted), open_first ? 0 : 1);
   }
 }
 
@@ -322,6 +323,29 @@ TEST(CheckpointCore, EveryCrashLeavesNoStepOrAWholeOne) {
       EXPECT_TRUE(machine.Save(2, 10)->committed());
     }
     EXPECT_GT(operations, 60u);  // the loop met every operation of three saves
+  }
+}
+
+// The process ends before each operation in turn and starts again on the same disk; the calls are repeated, the step
+// commits; then the power goes. What the first process made and did not sync must not be missing.
+TEST(CheckpointCore, AProcessThatEndedLeavesNothingUnsyncedUnderACommittedStep) {
+  bool finished = false;
+  for (uint64_t operations = 0; !finished; ++operations) {
+    SCOPED_TRACE(operations);
+    CatalogMachine machine;
+    machine.StopAfter(operations);
+    machine.Open(1).status().IgnoreError();
+    machine.Begin(1, 1).status().IgnoreError();
+    finished = !machine.stopped();
+    machine.Restart();
+    ASSERT_TRUE(machine.Open(1).ok());
+    const auto saved = machine.Save(1, 1);
+    ASSERT_TRUE(saved.ok() && saved->committed()) << saved.status();
+    machine.Crash(Survival::kNothing);
+    machine.Restart();
+    EXPECT_EQ(machine.Open(2)->step(), 1u);
+    const auto verified = machine.Verify(1);
+    EXPECT_TRUE(verified.ok() && verified->damages().empty()) << verified.status();
   }
 }
 
