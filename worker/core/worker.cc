@@ -64,7 +64,7 @@ absl::Duration Worker::Core::NextWake() const {
   }
   for (const auto& [key, rank] : ranks_) {
     if (!rank.runs()) continue;
-    wake = std::min(wake, rank.kill_at);
+    if (rank.pid != 0) wake = std::min(wake, rank.kill_at);
     if (rank.ending != Ending::kNone) continue;
     wake = std::min(wake, heard_at_ + orphan_grace_);
     if (rank.pid != 0) {
