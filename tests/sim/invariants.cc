@@ -22,9 +22,22 @@ void Simulation::OnEvent(const v1::Event& event) {
   trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " ", event.sequence(), " ", event.job_id(), "/",
                                 event.stage(), " f", event.fence(), " ", event.kind(), ": ", event.reason()));
   if (trail_.size() > kTrailMax) trail_.erase(trail_.begin());
-  if (event.sequence() != last_event_ + 1) {
-    Fail(absl::StrCat("the watch has a gap or a repeat: ", event.sequence(), " after ", last_event_));
+  // What was stored and not told before a crash is read from the store, as a reconnecting client does.
+  while (last_event_ + 1 < event.sequence()) {
+    const auto row = service_.store().Get(coordinator::kEventFamily, coordinator::EventKey(last_event_ + 1));
+    v1::Event missed;
+    if (!row.ok() || !row->has_value() || !missed.ParseFromString(**row) || missed.sequence() != last_event_ + 1) {
+      return Fail(absl::StrCat("the watch has a gap: ", event.sequence(), " after ", last_event_));
+    }
+    Watched(missed);
   }
+  if (event.sequence() != last_event_ + 1) {
+    return Fail(absl::StrCat("the watch repeats: ", event.sequence(), " after ", last_event_));
+  }
+  Watched(event);
+}
+
+void Simulation::Watched(const v1::Event& event) {
   last_event_ = event.sequence();
   if (event.kind() == "attempt.fencing") ++result_.attempts;
   if (event.kind() == "worker.lost") ++result_.worker_losses;
@@ -103,7 +116,6 @@ void Simulation::CheckShardWrite(const Mutation& write) {
   const auto acknowledged = shard_winners_.find({uid, shard});
   if (!write.value.has_value()) {
     // Only the finish task is done again, when what it wrote was lost.
-    if (acknowledged != shard_winners_.end()) finish_redone_.insert(uid);
     shard_winners_.erase({uid, shard});
     return;
   }
@@ -116,6 +128,11 @@ void Simulation::CheckShardWrite(const Mutation& write) {
 }
 
 void Simulation::OnDataAnswer(const coordinator::Input& input, const coordinator::Reply& reply) {
+  if (const auto* leased = std::get_if<v1::LeaseShardsResponse>(&reply.response)) {
+    for (const auto& lease : leased->leases()) {
+      if (!lease_ids_.insert(lease.lease_id()).second) Fail(absl::StrCat("a lease id was used twice: ", lease.lease_id()));
+    }
+  }
   const auto* commit = std::get_if<coordinator::CommitShard>(&input);
   if (commit == nullptr || !reply.status.ok()) return;
   const auto [it, first] =

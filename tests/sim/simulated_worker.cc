@@ -204,6 +204,11 @@ void SimulatedWorker::Spawn(const worker::SpawnRank& spawn) {
     Feed(worker::RankSpawnFailed{spawn.rank, "no process to be had"});
     return;
   }
+  for (const v1::InputArtifact& input : spawn.spec.inputs()) {
+    if (input.folder().empty()) {
+      world_->fail(absl::StrCat("a stage starts before its parent has ended: ", spawn.spec.stage(), ", ", input.stage()));
+    }
+  }
   for (const auto& [key, process] : processes_) {
     if (process.trainer->alive() && process.device == spawn.device.index()) {
       world_->fail(absl::StrCat("two ranks on one slot of ", node_id_, ": ", key.ToString(), " and ",

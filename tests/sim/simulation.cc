@@ -13,8 +13,6 @@
 namespace vlm::sim {
 namespace {
 
-constexpr size_t kTrailMax = 60;
-
 spec::RetryRule Unlimited(absl::Duration base) { return {std::nullopt, base, 2, absl::Seconds(5)}; }
 
 // Faults come in any number here, so no budget may end a job: budgets have tests of their own.
@@ -78,7 +76,9 @@ Simulation::Simulation(SimulationOptions options)
 SimulationResult Simulation::Run() {
   service_.Start();
   for (auto& worker : workers_) {
-    queue_.After(queue_.Between(absl::ZeroDuration(), absl::Seconds(2)), "worker.boot", [&worker] { worker->Boot(); });
+    queue_.After(queue_.Between(absl::ZeroDuration(), absl::Seconds(2)), "worker.boot", [&worker] {
+      if (!worker->up()) worker->Boot();
+    });
   }
   PlanJobs();
   if (options_.faults) PlanFaults();
@@ -105,7 +105,7 @@ SimulationResult Simulation::Run() {
 }
 
 void Simulation::PlanJobs() {
-  const size_t jobs = 2 + queue_.Below(2);
+  const size_t jobs = 2 + queue_.Below(3);
   for (size_t i = 0; i < jobs; ++i) {
     Submitted submitted;
     spec::Job& job = submitted.job;
@@ -187,7 +187,7 @@ void Simulation::PlanFaults() {
   absl::Duration when = queue_.Between(absl::Seconds(1), absl::Seconds(6));
   while (when < options_.faults_until) {
     queue_.After(when, "fault", [this] { OneFault(); });
-    when += queue_.Between(absl::Milliseconds(200), absl::Seconds(8));
+    when += queue_.Between(absl::Milliseconds(100), absl::Seconds(4));
   }
   queue_.After(options_.faults_until, "faults.end", [this] { HealAll(); });
 }

@@ -64,6 +64,7 @@ class Simulation final : public ServiceListener {
   bool AllFinal() const;
 
   // Rules
+  void Watched(const v1::Event& event);
   void CheckAcknowledged();
   void CheckCommitted(const checkpoint::StepKey& key);
   void CheckAllCommitted();
@@ -84,7 +85,7 @@ class Simulation final : public ServiceListener {
   uint64_t last_event_ = 0;
   std::map<std::string, uint64_t> opened_;            // stage_uid -> highest fence that was answered OK
   std::map<std::pair<std::string, uint32_t>, uint64_t> shard_winners_;  // acknowledged lease by shard
-  std::set<std::string> finish_redone_;
+  std::set<uint64_t> lease_ids_;
   SimulationResult result_;
   std::vector<std::string> trail_;
 };
