@@ -57,10 +57,10 @@ class EmbeddingUnit : public Unit {
       : config_(config), weight_name_(std::move(weight_name)), output_(std::move(output)) {}
   Declaration Declare() const override {
     const Init init{Init::Kind::kNormal, config_.initializer_range};
-    return {{{weight_name_, {config_.vocab_size, config_.hidden_size}, Encoding::kCompute, init,
-              DecayClass::kEmbedding}},
-            {},
-            {{output_, {Axis::kTokens, config_.hidden_size}}}};
+    return {
+        {{weight_name_, {config_.vocab_size, config_.hidden_size}, Encoding::kCompute, init, DecayClass::kEmbedding}},
+        {},
+        {{output_, {Axis::kTokens, config_.hidden_size}}}};
   }
   Values Forward(const UnitContext& context, const Params& params, const Values&) const override {
     return {ops::Embed(params[0], context.batch->ids_N)};
@@ -80,8 +80,18 @@ class EmbeddingUnit : public Unit {
 // Order of a block's parameters. Layers that share an input are neighbours, so that in a bucket their weights (and
 // their biases) can lie side by side and be one GEMM.
 enum BlockParam {
-  kInputNorm, kQWeight, kKWeight, kVWeight, kQBias, kKBias, kVBias, kOWeight,
-  kPostNorm, kGateWeight, kUpWeight, kDownWeight,
+  kInputNorm,
+  kQWeight,
+  kKWeight,
+  kVWeight,
+  kQBias,
+  kKBias,
+  kVBias,
+  kOWeight,
+  kPostNorm,
+  kGateWeight,
+  kUpWeight,
+  kDownWeight,
 };
 const LinearGroup& Qkv() {
   static const LinearGroup group = {{kQWeight, kQBias}, {kKWeight, kKBias}, {kVWeight, kVBias}};
@@ -124,7 +134,10 @@ struct BlockState {
 class DecoderTape : public Tape {
  public:
   DecoderTape(BlockShape shape, Params params, bool input_grad, BlockState state, at::Tensor out)
-      : shape_(shape), params_(std::move(params)), input_grad_(input_grad), state_(std::move(state)),
+      : shape_(shape),
+        params_(std::move(params)),
+        input_grad_(input_grad),
+        state_(std::move(state)),
         outputs_{std::move(out)} {}
   const Values& outputs() const override { return outputs_; }
 
@@ -170,36 +183,39 @@ class DecoderTape : public Tape {
 class DecoderBlock : public Unit {
  public:
   DecoderBlock(const TextConfig& config, std::string prefix, std::string input, std::string output)
-      : prefix_(std::move(prefix)), input_(std::move(input)), output_(std::move(output)),
+      : prefix_(std::move(prefix)),
+        input_(std::move(input)),
+        output_(std::move(output)),
         deviation_(config.initializer_range),
-        shape_{config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.HeadSize(),
-               config.intermediate_size, config.rms_norm_eps} {}
+        shape_{config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
+               config.HeadSize(),  config.intermediate_size,   config.rms_norm_eps} {}
 
   Declaration Declare() const override {
     const int64_t d = shape_.hidden, q = shape_.heads * shape_.size, k = shape_.key_heads * shape_.size;
     const auto matrix = [&](const char* name, int64_t rows, int64_t columns) {
-      return ParamSpec{prefix_ + name, {rows, columns}, Encoding::kCompute, {Init::Kind::kNormal, deviation_},
-                       DecayClass::kMatrix};
+      return ParamSpec{
+          prefix_ + name, {rows, columns}, Encoding::kCompute, {Init::Kind::kNormal, deviation_}, DecayClass::kMatrix};
     };
     const auto vector = [&](const char* name, int64_t size, Init::Kind init) {
       return ParamSpec{prefix_ + name, {size}, Encoding::kCompute, {init, 0}, DecayClass::kNormOrBias};
     };
-    return {{vector("input_layernorm.weight", d, Init::Kind::kOnes), matrix("self_attn.q_proj.weight", q, d),
-             matrix("self_attn.k_proj.weight", k, d), matrix("self_attn.v_proj.weight", k, d),
-             vector("self_attn.q_proj.bias", q, Init::Kind::kZeros),
-             vector("self_attn.k_proj.bias", k, Init::Kind::kZeros),
-             vector("self_attn.v_proj.bias", k, Init::Kind::kZeros), matrix("self_attn.o_proj.weight", d, q),
-             vector("post_attention_layernorm.weight", d, Init::Kind::kOnes),
-             matrix("mlp.gate_proj.weight", shape_.feed_forward, d), matrix("mlp.up_proj.weight", shape_.feed_forward, d),
-             matrix("mlp.down_proj.weight", d, shape_.feed_forward)},
-            {input_, "rotary"},
-            {{output_, {Axis::kTokens, d}}}};
+    return {
+        {vector("input_layernorm.weight", d, Init::Kind::kOnes), matrix("self_attn.q_proj.weight", q, d),
+         matrix("self_attn.k_proj.weight", k, d), matrix("self_attn.v_proj.weight", k, d),
+         vector("self_attn.q_proj.bias", q, Init::Kind::kZeros), vector("self_attn.k_proj.bias", k, Init::Kind::kZeros),
+         vector("self_attn.v_proj.bias", k, Init::Kind::kZeros), matrix("self_attn.o_proj.weight", d, q),
+         vector("post_attention_layernorm.weight", d, Init::Kind::kOnes),
+         matrix("mlp.gate_proj.weight", shape_.feed_forward, d), matrix("mlp.up_proj.weight", shape_.feed_forward, d),
+         matrix("mlp.down_proj.weight", d, shape_.feed_forward)},
+        {input_, "rotary"},
+        {{output_, {Axis::kTokens, d}}}};
   }
 
   Values Forward(const UnitContext& context, const Params& params, const Values& in) const override {
     const at::Tensor &x = in[0], &rotary = in[1];
     if (!c10::GradMode::is_enabled()) return {Run(context, params, x, rotary, nullptr)};
-    const AttentionInput qkv = shape_.Split(ops::Linear(params, Qkv(), ops::RmsNorm(x, params[kInputNorm], shape_.eps)));
+    const AttentionInput qkv =
+        shape_.Split(ops::Linear(params, Qkv(), ops::RmsNorm(x, params[kInputNorm], shape_.eps)));
     const at::Tensor attended =
         ops::Attention({ops::Rotate(qkv.q_NHE, rotary), ops::Rotate(qkv.k_NGE, rotary), qkv.v_NGE},
                        context.batch->document_starts, AttentionRule::kCausal);

@@ -102,8 +102,12 @@ class Group {
  public:
   Group(const Graph& graph, const NodeParams& params, std::vector<const Prompt*> prompts,
         const GenerateOptions& options)
-      : graph_(graph), params_(params), prompts_(std::move(prompts)), options_(options),
-        logits_(graph.FindValue("next_logits")), answers_(prompts_.size()) {
+      : graph_(graph),
+        params_(params),
+        prompts_(std::move(prompts)),
+        options_(options),
+        logits_(graph.FindValue("next_logits")),
+        answers_(prompts_.size()) {
     int64_t longest = 0;
     for (const Prompt* prompt : prompts_) longest = std::max(longest, static_cast<int64_t>(prompt->ids.size()));
     for (const Node& node : graph.nodes) {

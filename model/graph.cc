@@ -9,11 +9,16 @@ namespace {
 std::string DimName(const Dim& dim) {
   if (const auto* number = std::get_if<int64_t>(&dim)) return std::to_string(*number);
   switch (std::get<Axis>(dim)) {
-    case Axis::kTokens: return "tokens";
-    case Axis::kTargets: return "targets";
-    case Axis::kDocuments: return "documents";
-    case Axis::kImages: return "images";
-    case Axis::kVisionTokens: return "vision_tokens";
+    case Axis::kTokens:
+      return "tokens";
+    case Axis::kTargets:
+      return "targets";
+    case Axis::kDocuments:
+      return "documents";
+    case Axis::kImages:
+      return "images";
+    case Axis::kVisionTokens:
+      return "vision_tokens";
   }
   return "?";
 }
@@ -60,8 +65,8 @@ absl::Status Graph::Add(std::string name, std::unique_ptr<Unit> unit, Presence w
     if (!names.insert(spec.name).second) return Refuse(name, "it declares parameter \"" + spec.name + "\" twice");
     const ParamId known = FindParam(spec.name);
     if (known != kNone && (params[known].shape != spec.shape || params[known].encoding != spec.encoding)) {
-      return Refuse(name, "parameter \"" + spec.name + "\" is tied with another shape: " +
-                              ShapeName(spec.shape) + " here, " + ShapeName(params[known].shape) + " before");
+      return Refuse(name, "parameter \"" + spec.name + "\" is tied with another shape: " + ShapeName(spec.shape) +
+                              " here, " + ShapeName(params[known].shape) + " before");
     }
   }
   Node node{std::move(name), std::move(unit), {}, std::move(in), {}, when};

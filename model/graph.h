@@ -61,16 +61,16 @@ struct Counts {
 
 // One micro-batch; the same content for every world size. Undefined tensors where a count is zero.
 struct MicroBatch {
-  int64_t global_index = 0;      // m: fixes randomness and summation order
+  int64_t global_index = 0;  // m: fixes randomness and summation order
   Counts counts;
-  at::Tensor ids_N;              // int64
-  at::Tensor positions_N;        // int64, from 0 in every document
+  at::Tensor ids_N;                      // int64
+  at::Tensor positions_N;                // int64, from 0 in every document
   std::vector<int64_t> document_starts;  // host, ascending, first is 0, then N at the end: documents + 1 entries
-  at::Tensor target_index_K;     // int64: position whose hidden state predicts the target
-  at::Tensor target_id_K;        // int64
-  at::Tensor target_weight_K;    // fp32
-  at::Tensor pixels;             // [I, 3, height, width], fp32, normalised
-  at::Tensor image_row_V;        // int64: row of the token axis each vision token replaces
+  at::Tensor target_index_K;             // int64: position whose hidden state predicts the target
+  at::Tensor target_id_K;                // int64
+  at::Tensor target_weight_K;            // fp32
+  at::Tensor pixels;                     // [I, 3, height, width], fp32, normalised
+  at::Tensor image_row_V;                // int64: row of the token axis each vision token replaces
 };
 
 enum class Phase { kTrain, kScore, kPrefill, kDecode };
@@ -87,8 +87,8 @@ struct TokenCoefficients {
 struct UnitContext {
   const MicroBatch* batch = nullptr;
   Phase phase = Phase::kTrain;
-  RngKey rng;                    // of (seed, step, m, node): same on recompute and on any world
-  LayerCache* cache = nullptr;   // kPrefill and kDecode only; owned by generation, one per node
+  RngKey rng;                   // of (seed, step, m, node): same on recompute and on any world
+  LayerCache* cache = nullptr;  // kPrefill and kDecode only; owned by generation, one per node
   // Set: the head makes its gradients in the forward pass, and its Tape::Backward ignores grad_outputs (which may
   // then be undefined). Only the head reads it; it must live until Record returns.
   const TokenCoefficients* coefficients = nullptr;
@@ -156,15 +156,15 @@ struct Node {
 struct Graph {
   std::vector<ParamSpec> params;
   std::vector<ValueSpec> values;
-  std::vector<Node> nodes;          // topological order
-  std::vector<ValueId> results;     // what objectives read: logp_K, lse_K, mean_logit_K
+  std::vector<Node> nodes;       // topological order
+  std::vector<ValueId> results;  // what objectives read: logp_K, lse_K, mean_logit_K
 
   // Appends a node; inputs are looked up by value name. INVALID_ARGUMENT names the node and what is wrong
   // (unknown value, parameter redeclared with another shape, value declared twice).
   absl::Status Add(std::string name, std::unique_ptr<Unit> unit, Presence when = Presence::kAlways);
   ParamId FindParam(const std::string& name) const;  // kNone when absent
   ValueId FindValue(const std::string& name) const;
-  std::string ToString() const;     // one line per node, for people and golden tests
+  std::string ToString() const;  // one line per node, for people and golden tests
 };
 
 }  // namespace vlm::model

@@ -19,8 +19,8 @@ enum HeadParam { kNormWeight, kHeadWeight };
 Values AsValues(const HeadResults& results) { return {results.logp_K, results.lse_K, results.mean_logit_K, {}}; }
 
 struct HeadState {
-  at::Tensor rows_KD;        // hidden states at the target positions, before the norm
-  ops::Normalized norm;      // norm.y_ND feeds the head
+  at::Tensor rows_KD;    // hidden states at the target positions, before the norm
+  ops::Normalized norm;  // norm.y_ND feeds the head
   at::Tensor target_index_K, target_id_K;
   at::Tensor lse_K;
   ops::HeadGradients known;  // made in the forward pass, when the coefficients were known
@@ -62,9 +62,8 @@ class HeadTape : public Tape {
 
   ops::HeadGradients Recompute(const Values& grad_outputs, GradSink* sink) {
     const int64_t targets = state_.rows_KD.size(0), vocabulary = params_[kHeadWeight].size(0);
-    const TokenCoefficients coefficients =
-        ops::CoefficientsFromGradients({grad_outputs[0], grad_outputs[1], grad_outputs[2]}, targets, vocabulary,
-                                       state_.lse_K.options());
+    const TokenCoefficients coefficients = ops::CoefficientsFromGradients(
+        {grad_outputs[0], grad_outputs[1], grad_outputs[2]}, targets, vocabulary, state_.lse_K.options());
     const at::Tensor slot = sink->slots[kHeadWeight];
     const bool hidden = input_grad_ || sink->slots[kNormWeight].defined();
     return ops::HeadBackward({state_.norm.y_ND, params_[kHeadWeight], state_.target_id_K}, state_.lse_K, coefficients,
@@ -80,17 +79,21 @@ class HeadTape : public Tape {
 class HeadUnit : public Unit {
  public:
   HeadUnit(const TextConfig& config, std::string norm_name, std::string head_name, std::string input)
-      : config_(config), norm_name_(std::move(norm_name)), head_name_(std::move(head_name)),
-        input_(std::move(input)) {}
+      : config_(config), norm_name_(std::move(norm_name)), head_name_(std::move(head_name)), input_(std::move(input)) {}
 
   Declaration Declare() const override {
     const Init normal{Init::Kind::kNormal, config_.initializer_range};
     const auto per_target = [](const char* name) { return ValueSpec{name, {Axis::kTargets}, ScalarKind::kFp32}; };
     return {{{norm_name_, {config_.hidden_size}, Encoding::kCompute, {Init::Kind::kOnes, 0}, DecayClass::kNormOrBias},
-             {head_name_, {config_.vocab_size, config_.hidden_size}, Encoding::kCompute, normal,
+             {head_name_,
+              {config_.vocab_size, config_.hidden_size},
+              Encoding::kCompute,
+              normal,
               config_.tie_word_embeddings ? DecayClass::kEmbedding : DecayClass::kMatrix}},
             {input_},
-            {per_target("logp_K"), per_target("lse_K"), per_target("mean_logit_K"),
+            {per_target("logp_K"),
+             per_target("lse_K"),
+             per_target("mean_logit_K"),
              {"next_logits", {Axis::kDocuments, config_.vocab_size}, ScalarKind::kFp32, false}}};
   }
 

@@ -22,9 +22,9 @@ absl::Status AddDecoder(const TextConfig& config, const std::string& prefix, Gra
   VLM_RETURN_IF_ERROR(graph->Add("llm.rotary", NewRotaryUnit(config)));
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string index = std::to_string(i);
-    VLM_RETURN_IF_ERROR(graph->Add("llm.blocks." + index,
-                                   NewDecoderBlock(config, prefix + "model.layers." + index + ".",
-                                                   "llm.hidden." + index, "llm.hidden." + std::to_string(i + 1))));
+    VLM_RETURN_IF_ERROR(graph->Add(
+        "llm.blocks." + index, NewDecoderBlock(config, prefix + "model.layers." + index + ".", "llm.hidden." + index,
+                                               "llm.hidden." + std::to_string(i + 1))));
   }
   const std::string head = config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
   VLM_RETURN_IF_ERROR(graph->Add("llm.head", NewHeadUnit(config, prefix + "model.norm.weight", prefix + head,
@@ -38,14 +38,14 @@ absl::Status AddVision(const LlavaConfig& config, Graph* graph) {
   const VisionConfig& vision = config.vision;
   const std::string tower(kVision);
   const auto hidden = [](int64_t index) { return "vision.hidden." + std::to_string(index); };
-  VLM_RETURN_IF_ERROR(graph->Add("vision.embed", NewPatchEmbeddingUnit(vision, tower + "embeddings.", hidden(0)),
-                                 Presence::kIfImages));
+  VLM_RETURN_IF_ERROR(
+      graph->Add("vision.embed", NewPatchEmbeddingUnit(vision, tower + "embeddings.", hidden(0)), Presence::kIfImages));
   for (int64_t i = 0; i < vision.num_hidden_layers; ++i) {
     const std::string index = std::to_string(i);
-    VLM_RETURN_IF_ERROR(graph->Add(
-        "vision.blocks." + index,
-        NewVisionBlock(vision, tower + "encoder.layers." + index + ".", hidden(i), hidden(i + 1)),
-        Presence::kIfImages));
+    VLM_RETURN_IF_ERROR(
+        graph->Add("vision.blocks." + index,
+                   NewVisionBlock(vision, tower + "encoder.layers." + index + ".", hidden(i), hidden(i + 1)),
+                   Presence::kIfImages));
   }
   VLM_RETURN_IF_ERROR(graph->Add("vision.post",
                                  NewVisionPostUnit(vision, tower + "post_layernorm.", hidden(vision.num_hidden_layers),
@@ -53,8 +53,7 @@ absl::Status AddVision(const LlavaConfig& config, Graph* graph) {
                                  Presence::kIfImages));
   const int64_t layer = config.vision_feature_layer;
   const int64_t feature = layer >= 0 ? layer : vision.num_hidden_layers + 1 + layer;
-  return graph->Add("connector",
-                    NewProjectorUnit(config, std::string(kProjector), hidden(feature), "image_features"),
+  return graph->Add("connector", NewProjectorUnit(config, std::string(kProjector), hidden(feature), "image_features"),
                     Presence::kIfImages);
 }
 
@@ -80,8 +79,7 @@ absl::Status CheckIndices(const at::Tensor& index, int64_t count, int64_t limit,
 absl::StatusOr<Graph> BuildQwen2(const TextConfig& config) {
   VLM_RETURN_IF_ERROR(Validate(config));
   Graph graph;
-  VLM_RETURN_IF_ERROR(
-      graph.Add("llm.embed", NewEmbeddingUnit(config, "model.embed_tokens.weight", "llm.hidden.0")));
+  VLM_RETURN_IF_ERROR(graph.Add("llm.embed", NewEmbeddingUnit(config, "model.embed_tokens.weight", "llm.hidden.0")));
   VLM_RETURN_IF_ERROR(AddDecoder(config, "", &graph));
   return graph;
 }
@@ -117,8 +115,8 @@ absl::Status ValidateMicroBatch(const MicroBatch& batch, int64_t vocab_size, int
   VLM_RETURN_IF_ERROR(CheckIndices(batch.positions_N, counts.tokens, counts.tokens, "positions_N"));
   const std::vector<int64_t>& starts = batch.document_starts;
   if (static_cast<int64_t>(starts.size()) != counts.documents + 1 || starts.front() != 0 ||
-      starts.back() != counts.tokens || std::adjacent_find(starts.begin(), starts.end(), std::greater_equal<>()) !=
-                                            starts.end()) {
+      starts.back() != counts.tokens ||
+      std::adjacent_find(starts.begin(), starts.end(), std::greater_equal<>()) != starts.end()) {
     return Bad("document_starts", "expected documents + 1 ascending entries from 0 to the number of tokens");
   }
   VLM_RETURN_IF_ERROR(CheckIndices(batch.target_index_K, counts.targets, counts.tokens, "target_index_K"));

@@ -5,8 +5,8 @@
 //                                      \-> vision.post                 (parameters only: see LlavaConfig)
 //
 // Parameter names are the keys transformers 5.23 writes and reads. Values: "embeddings", "image_features",
-// "vision.hidden.<j>", "llm.hidden.<i>" (input of block i), and the head's results. Inputs of the graph (ids, positions,
-// pixels, targets) are read from UnitContext::batch.
+// "vision.hidden.<j>", "llm.hidden.<i>" (input of block i), and the head's results. Inputs of the graph (ids,
+// positions, pixels, targets) are read from UnitContext::batch.
 #ifndef VLM_MODEL_LLAVA_H_
 #define VLM_MODEL_LLAVA_H_
 

@@ -99,10 +99,23 @@ class Reader {
 
 // Bookkeeping that transformers writes into every configuration, generation settings, and training-time settings.
 const std::vector<std::string>& InertKeys() {
-  static const std::vector<std::string> keys = {
-      "_name_or_path", "_attn_implementation_autoset", "architectures", "dtype", "torch_dtype", "transformers_version",
-      "use_cache", "output_attentions", "output_hidden_states", "return_dict", "max_window_layers", "id2label",
-      "label2id", "_commit_hash", "problem_type", "chunk_size_feed_forward", "is_encoder_decoder"};
+  static const std::vector<std::string> keys = {"_name_or_path",
+                                                "_attn_implementation_autoset",
+                                                "architectures",
+                                                "dtype",
+                                                "torch_dtype",
+                                                "transformers_version",
+                                                "use_cache",
+                                                "output_attentions",
+                                                "output_hidden_states",
+                                                "return_dict",
+                                                "max_window_layers",
+                                                "id2label",
+                                                "label2id",
+                                                "_commit_hash",
+                                                "problem_type",
+                                                "chunk_size_feed_forward",
+                                                "is_encoder_decoder"};
   return keys;
 }
 
@@ -125,7 +138,8 @@ absl::Status ParseLayerTypes(Reader* reader, const TextConfig& config) {
   if (types == nullptr) return absl::OkStatus();
   const Json all_full = std::vector<std::string>(static_cast<size_t>(config.num_hidden_layers), "full_attention");
   if (*types == all_full) return absl::OkStatus();
-  return Unsupported(reader->Path("layer_types"), "only \"full_attention\" for every layer is supported", types->dump());
+  return Unsupported(reader->Path("layer_types"), "only \"full_attention\" for every layer is supported",
+                     types->dump());
 }
 
 absl::Status ParseText(const Json& json, const std::string& path, TextConfig* config) {
@@ -304,7 +318,8 @@ absl::Status Validate(const LlavaConfig& config) {
   if (absl::Status status = Validate(config.text); !status.ok()) return Annotate(status, "text_config");
   if (absl::Status status = Validate(config.vision); !status.ok()) return Annotate(status, "vision_config");
   if (config.image_token_index < 0 || config.image_token_index >= config.text.vocab_size) {
-    return Unsupported("image_token_index", "must be an id of the vocabulary", std::to_string(config.image_token_index));
+    return Unsupported("image_token_index", "must be an id of the vocabulary",
+                       std::to_string(config.image_token_index));
   }
   const int64_t layers = config.vision.num_hidden_layers;
   if (config.vision_feature_layer > layers || config.vision_feature_layer < -layers - 1) {

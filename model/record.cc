@@ -35,8 +35,13 @@ class RecomputeTape : public Tape {
  public:
   RecomputeTape(const Unit* unit, const UnitContext& context, Params params, std::vector<bool> trainable, Values in,
                 std::vector<bool> needs_grad, Values outputs)
-      : unit_(unit), context_(context), params_(std::move(params)), trainable_(std::move(trainable)),
-        in_(std::move(in)), needs_grad_(std::move(needs_grad)), outputs_(std::move(outputs)) {
+      : unit_(unit),
+        context_(context),
+        params_(std::move(params)),
+        trainable_(std::move(trainable)),
+        in_(std::move(in)),
+        needs_grad_(std::move(needs_grad)),
+        outputs_(std::move(outputs)) {
     context_.coefficients = nullptr;  // lives only until Record returns
   }
   const Values& outputs() const override { return outputs_; }
@@ -58,8 +63,11 @@ class AutogradTape : public Tape {
  public:
   AutogradTape(Values leaves, std::vector<size_t> param_of_leaf, std::vector<size_t> input_of_leaf, size_t inputs,
                Values recorded)
-      : leaves_(std::move(leaves)), param_of_leaf_(std::move(param_of_leaf)),
-        input_of_leaf_(std::move(input_of_leaf)), inputs_(inputs), recorded_(std::move(recorded)),
+      : leaves_(std::move(leaves)),
+        param_of_leaf_(std::move(param_of_leaf)),
+        input_of_leaf_(std::move(input_of_leaf)),
+        inputs_(inputs),
+        recorded_(std::move(recorded)),
         outputs_(Detached(recorded_)) {}
   const Values& outputs() const override { return outputs_; }
 
@@ -95,9 +103,8 @@ class AutogradTape : public Tape {
 
 }  // namespace
 
-std::unique_ptr<Tape> Unit::Record(const UnitContext& context, const Params& params,
-                                   const std::vector<bool>& trainable, const Values& in,
-                                   const std::vector<bool>& needs_grad, Save save) const {
+std::unique_ptr<Tape> Unit::Record(const UnitContext& context, const Params& params, const std::vector<bool>& trainable,
+                                   const Values& in, const std::vector<bool>& needs_grad, Save save) const {
   if (save != Save::kGraph) {
     const c10::NoGradGuard no_grad;
     Values outputs = Forward(context, params, in);

@@ -68,11 +68,17 @@ class PatchEmbeddingUnit : public Unit {
   Declaration Declare() const override {
     const int64_t c = config_.hidden_size, p = config_.patch_size;
     const auto deviation = [](double fan) { return Init{Init::Kind::kNormal, 1.0 / std::sqrt(fan)}; };
-    return {{{prefix_ + "patch_embedding.weight", {c, kChannels, p, p}, Encoding::kCompute,
-              deviation(static_cast<double>(kChannels * p * p)), DecayClass::kMatrix},
+    return {{{prefix_ + "patch_embedding.weight",
+              {c, kChannels, p, p},
+              Encoding::kCompute,
+              deviation(static_cast<double>(kChannels * p * p)),
+              DecayClass::kMatrix},
              Vector(prefix_ + "patch_embedding.bias", c, Init::Kind::kZeros),
-             {prefix_ + "position_embedding.weight", {config_.Patches(), c}, Encoding::kCompute,
-              deviation(static_cast<double>(c)), DecayClass::kEmbedding}},
+             {prefix_ + "position_embedding.weight",
+              {config_.Patches(), c},
+              Encoding::kCompute,
+              deviation(static_cast<double>(c)),
+              DecayClass::kEmbedding}},
             {},
             {{output_, {Axis::kVisionTokens, c}}}};
   }
@@ -95,8 +101,10 @@ class PatchEmbeddingUnit : public Unit {
   // A convolution whose stride is its size is a matrix product over cut-out patches: [I * P, 3 * p * p].
   at::Tensor Patches(const at::Tensor& pixels, at::ScalarType type) const {
     const int64_t p = config_.patch_size, images = pixels.size(0), side = config_.image_size / p;
-    return pixels.to(type).view({images, kChannels, side, p, side, p}).permute({0, 2, 4, 1, 3, 5}).reshape(
-        {images * side * side, kChannels * p * p});
+    return pixels.to(type)
+        .view({images, kChannels, side, p, side, p})
+        .permute({0, 2, 4, 1, 3, 5})
+        .reshape({images * side * side, kChannels * p * p});
   }
 
   at::Tensor Run(const Params& params, const at::Tensor& patches) const {
@@ -112,8 +120,22 @@ class PatchEmbeddingUnit : public Unit {
 
 // Order of a block's parameters; as in the decoder, layers that share an input are neighbours.
 enum BlockParam {
-  kNorm1Weight, kNorm1Bias, kQWeight, kKWeight, kVWeight, kQBias, kKBias, kVBias, kOutWeight, kOutBias,
-  kNorm2Weight, kNorm2Bias, kFc1Weight, kFc1Bias, kFc2Weight, kFc2Bias,
+  kNorm1Weight,
+  kNorm1Bias,
+  kQWeight,
+  kKWeight,
+  kVWeight,
+  kQBias,
+  kKBias,
+  kVBias,
+  kOutWeight,
+  kOutBias,
+  kNorm2Weight,
+  kNorm2Bias,
+  kFc1Weight,
+  kFc1Bias,
+  kFc2Weight,
+  kFc2Bias,
 };
 const LinearGroup& Qkv() {
   static const LinearGroup group = {{kQWeight, kQBias}, {kKWeight, kKBias}, {kVWeight, kVBias}};
@@ -159,7 +181,10 @@ struct BlockState {
 class VisionTape : public Tape {
  public:
   VisionTape(BlockShape shape, Params params, bool input_grad, BlockState state, at::Tensor out)
-      : shape_(shape), params_(std::move(params)), input_grad_(input_grad), state_(std::move(state)),
+      : shape_(shape),
+        params_(std::move(params)),
+        input_grad_(input_grad),
+        state_(std::move(state)),
         outputs_{std::move(out)} {}
   const Values& outputs() const override { return outputs_; }
 
@@ -199,7 +224,9 @@ class VisionTape : public Tape {
 class VisionBlock : public Unit {
  public:
   VisionBlock(const VisionConfig& config, std::string prefix, std::string input, std::string output)
-      : prefix_(std::move(prefix)), input_(std::move(input)), output_(std::move(output)),
+      : prefix_(std::move(prefix)),
+        input_(std::move(input)),
+        output_(std::move(output)),
         shape_{config.hidden_size, config.num_attention_heads, config.intermediate_size, config.Patches(),
                config.layer_norm_eps} {}
 
@@ -317,12 +344,11 @@ class ProjectorUnit : public Unit {
   Declaration Declare() const override {
     const int64_t c = config_.vision.hidden_size, d = config_.text.hidden_size;
     const Init normal{Init::Kind::kNormal, config_.text.initializer_range};
-    return {{Matrix(prefix_ + "linear_1.weight", d, c, normal),
-             Vector(prefix_ + "linear_1.bias", d, Init::Kind::kZeros),
-             Matrix(prefix_ + "linear_2.weight", d, d, normal),
-             Vector(prefix_ + "linear_2.bias", d, Init::Kind::kZeros)},
-            {input_},
-            {{output_, {Axis::kVisionTokens, d}}}};
+    return {
+        {Matrix(prefix_ + "linear_1.weight", d, c, normal), Vector(prefix_ + "linear_1.bias", d, Init::Kind::kZeros),
+         Matrix(prefix_ + "linear_2.weight", d, d, normal), Vector(prefix_ + "linear_2.bias", d, Init::Kind::kZeros)},
+        {input_},
+        {{output_, {Axis::kVisionTokens, d}}}};
   }
   Values Forward(const UnitContext&, const Params& params, const Values& in) const override {
     const at::Tensor wide = ops::Linear(params, {{kWeight1, kBias1}}, in[0]);
@@ -369,11 +395,11 @@ class MergeTape : public Tape {
 class MergeUnit : public Unit {
  public:
   MergeUnit(const LlavaConfig& config, std::string embeddings, std::string features, std::string output)
-      : hidden_(config.text.hidden_size), embeddings_(std::move(embeddings)), features_(std::move(features)),
+      : hidden_(config.text.hidden_size),
+        embeddings_(std::move(embeddings)),
+        features_(std::move(features)),
         output_(std::move(output)) {}
-  Declaration Declare() const override {
-    return {{}, {embeddings_, features_}, {{output_, {Axis::kTokens, hidden_}}}};
-  }
+  Declaration Declare() const override { return {{}, {embeddings_, features_}, {{output_, {Axis::kTokens, hidden_}}}}; }
   Values Forward(const UnitContext& context, const Params&, const Values& in) const override {
     if (!in[1].defined()) return {in[0]};
     return {ops::ReplaceRows(in[0], context.batch->image_row_V, in[1])};

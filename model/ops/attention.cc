@@ -1,9 +1,9 @@
 #include "model/ops/attention.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 #include <cmath>
@@ -169,9 +169,9 @@ at::Tensor DecodeAttention(const at::Tensor& q_BHE, const LayerCache& cache) {
     values.push_back(cache.Values(b));
     if (fused) continue;
     const auto heads_first = [](const at::Tensor& x) { return x.transpose(0, 1).unsqueeze(0); };
-    const at::Tensor one = at::scaled_dot_product_attention(
-        heads_first(q_BHE.narrow(0, b, 1)), heads_first(keys[b]), heads_first(values[b]), {}, 0.0, false, std::nullopt,
-        heads != keys[b].size(1));
+    const at::Tensor one = at::scaled_dot_product_attention(heads_first(q_BHE.narrow(0, b, 1)), heads_first(keys[b]),
+                                                            heads_first(values[b]), {}, 0.0, false, std::nullopt,
+                                                            heads != keys[b].size(1));
     out[b].copy_(one.squeeze(0).squeeze(1));
   }
   if (!fused) return out;
@@ -185,8 +185,8 @@ at::Tensor DecodeAttention(const at::Tensor& q_BHE, const LayerCache& cache) {
       scratch.resize(length);
       for (int64_t h = 0; h < heads; ++h) {
         const int64_t at = (b * heads + h) * size, head = h / repeat * keys[b].stride(1);
-        DecodeHead(queries + at, keys[b].const_data_ptr<float>() + head, values[b].const_data_ptr<float>() + head, length,
-                   row, size, scratch.data(), results + at);
+        DecodeHead(queries + at, keys[b].const_data_ptr<float>() + head, values[b].const_data_ptr<float>() + head,
+                   length, row, size, scratch.data(), results + at);
       }
     }
   });

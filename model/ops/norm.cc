@@ -10,9 +10,7 @@
 namespace vlm::model::ops {
 namespace {
 
-at::ScalarType StatisticsType(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
+at::ScalarType StatisticsType(const at::Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 bool Fused(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous(); }
 
@@ -80,8 +78,17 @@ at::Tensor FusedBackward(const at::Tensor& dy_ND, const at::Tensor& x_ND, const 
   const auto data = [](at::Tensor& t) { return t.defined() ? t.mutable_data_ptr<float>() : nullptr; };
   const auto constant = [](const at::Tensor& t) { return t.defined() ? t.const_data_ptr<float>() : nullptr; };
   const at::Tensor weight = weight_D.contiguous();
-  const Rows t{rows, width, constant(dy), constant(x_ND), constant(weight), constant(forward.mean_N),
-               constant(forward.inverse_N), constant(residual), data(dx), data(weight_sums), data(bias_sums)};
+  const Rows t{rows,
+               width,
+               constant(dy),
+               constant(x_ND),
+               constant(weight),
+               constant(forward.mean_N),
+               constant(forward.inverse_N),
+               constant(residual),
+               data(dx),
+               data(weight_sums),
+               data(bias_sums)};
   ParallelRows(chunks, 1, [t](int64_t begin, int64_t end) __attribute__((always_inline)) {
     for (int64_t c = begin; c < end; ++c) {
       const int64_t last = std::min(t.rows, (c + 1) * kRowsPerChunk);

@@ -1,5 +1,5 @@
-// Rotary position embedding, half-split (transformers, llama/modeling_llama.py rotate_half): element j of the first half
-// of a head is paired with element j of the second half; (a, b) -> (a cos - b sin, b cos + a sin).
+// Rotary position embedding, half-split (transformers, llama/modeling_llama.py rotate_half): element j of the first
+// half of a head is paired with element j of the second half; (a, b) -> (a cos - b sin, b cos + a sin).
 #ifndef VLM_MODEL_OPS_ROTARY_H_
 #define VLM_MODEL_OPS_ROTARY_H_
 

@@ -212,9 +212,9 @@ HeadGradients HeadBackward(const HeadInput& in, const at::Tensor& lse_K, const T
   for (int64_t begin = 0; begin < targets; begin += step) {
     const int64_t count = std::min(step, targets - begin);
     const at::Tensor ids = in.target_id_K.narrow(0, begin, count);
-    writer.Add(LogitGradient(Logits(in, begin, count), lse_K.narrow(0, begin, count), ids,
-                             Narrow(coefficients, begin, count)),
-               begin);
+    writer.Add(
+        LogitGradient(Logits(in, begin, count), lse_K.narrow(0, begin, count), ids, Narrow(coefficients, begin, count)),
+        begin);
   }
   return writer.Take();
 }
@@ -223,8 +223,7 @@ TokenCoefficients CoefficientsFromGradients(const HeadResults& gradients, int64_
                                             const at::TensorOptions& options) {
   const auto or_zero = [&](const at::Tensor& x) { return x.defined() ? x : at::zeros({targets}, options); };
   const at::Tensor d_logp = or_zero(gradients.logp_K);
-  return {d_logp, or_zero(gradients.lse_K) - d_logp,
-          or_zero(gradients.mean_logit_K) / static_cast<double>(vocabulary)};
+  return {d_logp, or_zero(gradients.lse_K) - d_logp, or_zero(gradients.mean_logit_K) / static_cast<double>(vocabulary)};
 }
 
 }  // namespace vlm::model::ops

@@ -23,8 +23,8 @@ struct HeadResults {
   at::Tensor logp_K, lse_K, mean_logit_K;  // fp32; fp64 for fp64 inputs
 };
 struct HeadGradients {
-  at::Tensor d_hidden_KD;       // undefined when not wanted
-  at::Tensor d_weight_VD;       // fp32 or the compute type; undefined when not wanted, or when added into a slot
+  at::Tensor d_hidden_KD;  // undefined when not wanted
+  at::Tensor d_weight_VD;  // fp32 or the compute type; undefined when not wanted, or when added into a slot
 };
 
 // The definition: all logits at once; differentiable. For tests and small inputs.

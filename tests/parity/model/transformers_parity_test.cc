@@ -161,9 +161,12 @@ class ParityTest : public ::testing::TestWithParam<size_t> {
     std::ofstream(folder + "/config.json")
         << (spec.llava ? ToJson(spec.config, "float32") : ToJson(spec.config.text, "float32"));
     const MicroBatch& b = p.batch;
-    Tensors inputs = {{"ids", b.ids_N}, {"starts", at::tensor(b.document_starts, at::kLong)},
-                      {"smoothing", at::full({1}, kSmoothing)}, {"target_index", b.target_index_K},
-                      {"target_id", b.target_id_K}, {"target_weight", b.target_weight_K}};
+    Tensors inputs = {{"ids", b.ids_N},
+                      {"starts", at::tensor(b.document_starts, at::kLong)},
+                      {"smoothing", at::full({1}, kSmoothing)},
+                      {"target_index", b.target_index_K},
+                      {"target_id", b.target_id_K},
+                      {"target_weight", b.target_weight_K}};
     if (b.counts.images > 0) inputs["pixels"] = b.pixels;
     WriteTensors(folder + "/inputs.safetensors", inputs);
     return p;
@@ -270,8 +273,8 @@ TEST_P(ParityTest, GreedyAnswersAgree) {
     image += images;
     prompts.push_back(prompt);
   }
-  const auto answers = GreedyGenerate(
-      p.graph, [&](NodeId node) { return p.parameters.Of(p.graph, node); }, prompts, {.max_new_tokens = kNewTokens});
+  const auto answers = GreedyGenerate(p.graph, [&](NodeId node) { return p.parameters.Of(p.graph, node); }, prompts,
+                                      {.max_new_tokens = kNewTokens});
   ASSERT_TRUE(answers.ok()) << answers.status();
   EXPECT_EQ(*answers, p.summary["generated"].get<std::vector<std::vector<int64_t>>>());
 }

@@ -1,8 +1,7 @@
-#include "model/llava_config.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "model/llava_config.h"
 #include "tests/unit/model/graph_runner.h"
 
 namespace vlm::model {
@@ -62,7 +61,8 @@ TEST(ConfigTest, WhatIsNotComputedIsRefusedByName) {
   EXPECT_THAT(message("\"vision_use_head\": false", "\"vision_use_head\": true"),
               HasSubstr("key vision_config.vision_use_head"));
   EXPECT_THAT(message("\"full\"", "\"default\""), HasSubstr("key vision_feature_select_strategy"));
-  EXPECT_THAT(message("\"image_seq_length\": 9", "\"image_seq_length\": 8"), HasSubstr("key image_seq_length, found 8"));
+  EXPECT_THAT(message("\"image_seq_length\": 9", "\"image_seq_length\": 8"),
+              HasSubstr("key image_seq_length, found 8"));
   EXPECT_THAT(message("\"vocab_size\": 97", "\"vocab_size\": \"97\""), HasSubstr("key text_config.vocab_size"));
 }
 

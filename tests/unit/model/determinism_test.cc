@@ -35,8 +35,7 @@ TEST_F(ThreadsTest, OneAndTwoThreadsGiveTheSameBits) {
   const auto graph = BuildLlava(config);
   ASSERT_TRUE(graph.ok()) << graph.status();
   const ParameterSet parameters = testing::RandomParameters(*graph, 6, at::kFloat, Layout::kFlat);
-  const MicroBatch batch =
-      testing::RandomBatch(config, {{150, 1}, {97, 0}, {150, 1}, {150, 0}, {230, 3}, {11, 0}}, 5);
+  const MicroBatch batch = testing::RandomBatch(config, {{150, 1}, {97, 0}, {150, 1}, {150, 0}, {230, 3}, {11, 0}}, 5);
   for (const bool known : {false, true}) {
     at::set_num_threads(1);
     const PassResult one = testing::RunPass(*graph, parameters, batch, {.known_coefficients = known});

@@ -64,11 +64,21 @@ Seeds CrossEntropy(const MicroBatch& batch, double smoothing, int64_t vocabulary
 
 LlavaConfig SmallLlava() {
   LlavaConfig config;
-  config.text = {.vocab_size = 97, .hidden_size = 48, .intermediate_size = 80, .num_hidden_layers = 2,
-                 .num_attention_heads = 4, .num_key_value_heads = 1, .head_dim = 10, .rope_theta = 10000.0,
+  config.text = {.vocab_size = 97,
+                 .hidden_size = 48,
+                 .intermediate_size = 80,
+                 .num_hidden_layers = 2,
+                 .num_attention_heads = 4,
+                 .num_key_value_heads = 1,
+                 .head_dim = 10,
+                 .rope_theta = 10000.0,
                  .tie_word_embeddings = true};
-  config.vision = {.hidden_size = 24, .intermediate_size = 40, .num_hidden_layers = 2, .num_attention_heads = 2,
-                   .image_size = 12, .patch_size = 4};
+  config.vision = {.hidden_size = 24,
+                   .intermediate_size = 40,
+                   .num_hidden_layers = 2,
+                   .num_attention_heads = 2,
+                   .image_size = 12,
+                   .patch_size = 4};
   config.image_token_index = 5;
   return config;
 }
@@ -84,7 +94,8 @@ ParameterSet RandomParameters(const Graph& graph, uint64_t seed, at::ScalarType 
   for (size_t i = 0; i < graph.params.size(); ++i) {
     const ParamSpec& spec = graph.params[i];
     at::Tensor value = Initialize(spec, seed);
-    if (spec.decay == DecayClass::kNormOrBias) value = value + 0.3 * Uniform(spec.shape, RngKey{seed}.Derive(spec.name));
+    if (spec.decay == DecayClass::kNormOrBias)
+      value = value + 0.3 * Uniform(spec.shape, RngKey{seed}.Derive(spec.name));
     if (spec.decay != DecayClass::kNormOrBias && ParameterGroup(spec.name) != "vision") value = value * 5;
     set.tensors[i].copy_(value);
   }
@@ -186,8 +197,8 @@ PassResult RunPass(const Graph& graph, const ParameterSet& parameters, const Mic
   }
   const at::Tensor logp = result.values[graph.results[0]], lse = result.values[graph.results[1]],
                    mean = result.values[graph.results[2]];
-  const at::Tensor per_target =
-      (1 - options.smoothing) * -logp.to(at::kDouble) + options.smoothing * (lse.to(at::kDouble) - mean.to(at::kDouble));
+  const at::Tensor per_target = (1 - options.smoothing) * -logp.to(at::kDouble) +
+                                options.smoothing * (lse.to(at::kDouble) - mean.to(at::kDouble));
   result.loss = (batch.target_weight_K.to(at::kDouble) * per_target).sum().item<double>();
 
   Values gradients(graph.values.size());

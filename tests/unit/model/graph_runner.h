@@ -37,15 +37,15 @@ MicroBatch RandomBatch(const LlavaConfig& config, const std::vector<DocumentShap
 
 struct PassOptions {
   Save save = Save::kGraph;
-  bool known_coefficients = false;   // the head works in one pass
-  std::set<std::string> frozen;      // groups: "llm", "vision", "connector"
+  bool known_coefficients = false;  // the head works in one pass
+  std::set<std::string> frozen;     // groups: "llm", "vision", "connector"
   double smoothing = 0.0;
   Layout slots = Layout::kFlat;
 };
 struct PassResult {
-  double loss = 0;                   // sum of weight * cross-entropy, in fp64
-  Values values;                     // by ValueId
-  std::vector<at::Tensor> gradients; // by ParamId; undefined where frozen
+  double loss = 0;                    // sum of weight * cross-entropy, in fp64
+  Values values;                      // by ValueId
+  std::vector<at::Tensor> gradients;  // by ParamId; undefined where frozen
 };
 PassResult RunPass(const Graph& graph, const ParameterSet& parameters, const MicroBatch& batch,
                    const PassOptions& options);

@@ -55,20 +55,21 @@ TEST(GraphTest, LlavaHasTheNodesThatJobFilesName) {
   config.text.num_hidden_layers = config.vision.num_hidden_layers = 1;
   const auto graph = BuildLlava(config);
   ASSERT_TRUE(graph.ok()) << graph.status();
-  EXPECT_EQ(graph->ToString(),
-            "llm.embed: () -> (embeddings[tokens, 48]), 1 parameters, 4656 elements\n"
-            "vision.embed: () -> (vision.hidden.0[vision_tokens, 24]), 3 parameters, 1392 elements, if images\n"
-            "vision.blocks.0: (vision.hidden.0) -> (vision.hidden.1[vision_tokens, 24]), 16 parameters, 4480 elements, "
-            "if images\n"
-            "vision.post: (vision.hidden.1) -> (vision.last_hidden_state[vision_tokens, 24]), 2 parameters, 48 elements, "
-            "if images\n"
-            "connector: (vision.hidden.1) -> (image_features[vision_tokens, 48]), 4 parameters, 3552 elements, if images\n"
-            "merge: (embeddings, image_features) -> (llm.hidden.0[tokens, 48]), 0 parameters, 0 elements\n"
-            "llm.rotary: () -> (rotary[2, tokens, 5]), 0 parameters, 0 elements\n"
-            "llm.blocks.0: (llm.hidden.0, rotary) -> (llm.hidden.1[tokens, 48]), 12 parameters, 16476 elements\n"
-            "llm.head: (llm.hidden.1) -> (logp_K[targets], lse_K[targets], mean_logit_K[targets], "
-            "next_logits[documents, 97]), 2 parameters, 4704 elements\n"
-            "results: logp_K, lse_K, mean_logit_K\n");
+  EXPECT_EQ(
+      graph->ToString(),
+      "llm.embed: () -> (embeddings[tokens, 48]), 1 parameters, 4656 elements\n"
+      "vision.embed: () -> (vision.hidden.0[vision_tokens, 24]), 3 parameters, 1392 elements, if images\n"
+      "vision.blocks.0: (vision.hidden.0) -> (vision.hidden.1[vision_tokens, 24]), 16 parameters, 4480 elements, "
+      "if images\n"
+      "vision.post: (vision.hidden.1) -> (vision.last_hidden_state[vision_tokens, 24]), 2 parameters, 48 elements, "
+      "if images\n"
+      "connector: (vision.hidden.1) -> (image_features[vision_tokens, 48]), 4 parameters, 3552 elements, if images\n"
+      "merge: (embeddings, image_features) -> (llm.hidden.0[tokens, 48]), 0 parameters, 0 elements\n"
+      "llm.rotary: () -> (rotary[2, tokens, 5]), 0 parameters, 0 elements\n"
+      "llm.blocks.0: (llm.hidden.0, rotary) -> (llm.hidden.1[tokens, 48]), 12 parameters, 16476 elements\n"
+      "llm.head: (llm.hidden.1) -> (logp_K[targets], lse_K[targets], mean_logit_K[targets], "
+      "next_logits[documents, 97]), 2 parameters, 4704 elements\n"
+      "results: logp_K, lse_K, mean_logit_K\n");
 }
 
 TEST(GraphTest, GroupsAndFilesFollowTheName) {

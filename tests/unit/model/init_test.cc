@@ -7,7 +7,9 @@
 namespace vlm::model {
 namespace {
 
-ParamSpec Spec(const char* name, Init init) { return {name, {300, 101}, Encoding::kCompute, init, DecayClass::kMatrix}; }
+ParamSpec Spec(const char* name, Init init) {
+  return {name, {300, 101}, Encoding::kCompute, init, DecayClass::kMatrix};
+}
 
 TEST(InitTest, IsAFunctionOfSeedAndNameAlone) {
   const ParamSpec spec = Spec("a.weight", {Init::Kind::kNormal, 0.02});

@@ -18,7 +18,7 @@ namespace vlm::model::ops {
 namespace {
 
 constexpr double kStep = 1e-5;
-constexpr double kRelative = 1e-7;   // of a central difference with this step, for functions of size one
+constexpr double kRelative = 1e-7;  // of a central difference with this step, for functions of size one
 constexpr double kFp32Relative = 2e-6;
 
 at::Tensor Random(std::vector<int64_t> shape, const char* name) {
@@ -83,8 +83,8 @@ TEST_F(OpsTest, Fp32NormsMatchTheDefinition) {
                              const at::Tensor& r) {
           const Normalized n = layer ? LayerNormForward(x, w, b, 1e-3) : RmsNormForward(x, w, 1e-3);
           at::Tensor dw = at::zeros_like(w), db = at::zeros_like(w);
-          const at::Tensor dx = layer ? LayerNormBackward(dy, x, w, n, {r, dw, db})
-                                      : RmsNormBackward(dy, x, w, n, {r, dw, {}});
+          const at::Tensor dx =
+              layer ? LayerNormBackward(dy, x, w, n, {r, dw, db}) : RmsNormBackward(dy, x, w, n, {r, dw, {}});
           return std::vector<at::Tensor>{n.y_ND, dx, dw, db};
         };
         const auto truth = run(x, w, b, dy, residual), got = run(f(x), f(w), f(b), f(dy), f(residual));
@@ -162,8 +162,8 @@ TEST_F(OpsTest, AttentionGradients) {
     std::vector<int64_t> starts;
     int64_t heads, key_heads;
   };
-  const std::vector<Case> cases = {{{0, 5}, 2, 2}, {{0, 3, 6, 9, 10}, 4, 2}, {{0, 1, 4, 7}, 4, 1}, {{0, 4, 8}, 6, 3},
-                                   {{0, 2, 4, 6}, 3, 3}};
+  const std::vector<Case> cases = {
+      {{0, 5}, 2, 2}, {{0, 3, 6, 9, 10}, 4, 2}, {{0, 1, 4, 7}, 4, 1}, {{0, 4, 8}, 6, 3}, {{0, 2, 4, 6}, 3, 3}};
   for (const Case& c : cases) {
     const int64_t tokens = c.starts.back();
     for (const AttentionRule rule : {AttentionRule::kCausal, AttentionRule::kBidirectional}) {

@@ -34,15 +34,16 @@ struct Recorded {
 
 // One node forward and backward through `record` (the unit's own, or the default).
 template <typename Record>
-Recorded Play(const Node& node, const Params& params, const std::vector<bool>& trainable, const std::vector<bool>& needs,
-              const Values& in, const Record& record) {
+Recorded Play(const Node& node, const Params& params, const std::vector<bool>& trainable,
+              const std::vector<bool>& needs, const Values& in, const Record& record) {
   Recorded result;
   std::unique_ptr<Tape> tape = record();
   Values grads;
   for (size_t i = 0; i < node.out.size(); ++i) {
     const at::Tensor& out = tape->outputs()[i];
     result.outputs.push_back(out);
-    grads.push_back(out.defined() && out.is_floating_point() ? RandomLike(out, static_cast<int64_t>(i) + 1) : at::Tensor());
+    grads.push_back(out.defined() && out.is_floating_point() ? RandomLike(out, static_cast<int64_t>(i) + 1)
+                                                             : at::Tensor());
   }
   GradSink sink;
   for (size_t i = 0; i < params.size(); ++i) {
@@ -113,16 +114,15 @@ TEST_P(ConformanceTest, RecordIsForwardAndAutograd) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Units, ConformanceTest,
-    ::testing::Values(ConformanceCase{"flat"}, ConformanceCase{"apart", Layout::kApart},
-                      ConformanceCase{"recompute", Layout::kFlat, Save::kInputs},
-                      ConformanceCase{"two_key_heads", Layout::kFlat, Save::kGraph, 2},
-                      ConformanceCase{"four_key_heads", Layout::kFlat, Save::kGraph, 4},
-                      ConformanceCase{"frozen", Layout::kFlat, Save::kGraph, 1, 1},
-                      ConformanceCase{"every_second", Layout::kFlat, Save::kGraph, 1, 2},
-                      ConformanceCase{"untied", Layout::kApart, Save::kGraph, 2, 0, false}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Units, ConformanceTest,
+                         ::testing::Values(ConformanceCase{"flat"}, ConformanceCase{"apart", Layout::kApart},
+                                           ConformanceCase{"recompute", Layout::kFlat, Save::kInputs},
+                                           ConformanceCase{"two_key_heads", Layout::kFlat, Save::kGraph, 2},
+                                           ConformanceCase{"four_key_heads", Layout::kFlat, Save::kGraph, 4},
+                                           ConformanceCase{"frozen", Layout::kFlat, Save::kGraph, 1, 1},
+                                           ConformanceCase{"every_second", Layout::kFlat, Save::kGraph, 1, 2},
+                                           ConformanceCase{"untied", Layout::kApart, Save::kGraph, 2, 0, false}),
+                         [](const auto& info) { return info.param.name; });
 
 // The same model with adjacent and with separate weights, fp32 kernels against fp64, known coefficients against
 // recomputation: one function.
