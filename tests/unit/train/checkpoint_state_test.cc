@@ -47,7 +47,7 @@ StateOptions SmallFiles() {
   return options;
 }
 
-GangOptions Run(int world, ZeroLevel zero = ZeroLevel::kZero2, at::ScalarType compute = at::kFloat) {
+GangOptions ThreeSteps(int world, ZeroLevel zero = ZeroLevel::kZero2, at::ScalarType compute = at::kFloat) {
   GangOptions options;
   options.toy.hidden = 184;
   options.world = world;
@@ -94,15 +94,15 @@ void ExpectEqualFolders(const Folder& a, const Folder& b) {
 
 TEST(CheckpointStateTest, FilesAreEqualForAnyNumberOfRanksAndZeroLevel) {
   for (at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
-    const Folder one = SaveAfter(Run(1, ZeroLevel::kZero2, compute));
+    const Folder one = SaveAfter(ThreeSteps(1, ZeroLevel::kZero2, compute));
     EXPECT_GT(one.size(), 20u);
-    ExpectEqualFolders(one, SaveAfter(Run(2, ZeroLevel::kZero2, compute)));
-    ExpectEqualFolders(one, SaveAfter(Run(3, ZeroLevel::kZero0, compute)));
+    ExpectEqualFolders(one, SaveAfter(ThreeSteps(2, ZeroLevel::kZero2, compute)));
+    ExpectEqualFolders(one, SaveAfter(ThreeSteps(3, ZeroLevel::kZero0, compute)));
   }
 }
 
 TEST(CheckpointStateTest, FilesHoldWhatTheirNamesSay) {
-  const Folder folder = SaveAfter(Run(2));
+  const Folder folder = SaveAfter(ThreeSteps(2));
   const auto index = nlohmann::json::parse(folder.at("model.safetensors.index.json").text);
   uint64_t bytes = 0;
   for (const auto& [name, file] : folder) {
@@ -132,14 +132,14 @@ class ResumeTest : public testing::TestWithParam<Resume> {};
 
 TEST_P(ResumeTest, ContinuesBitForBit) {
   const Resume& p = GetParam();
-  GangOptions straight = Run(1, ZeroLevel::kZero2, p.compute);
+  GangOptions straight = ThreeSteps(1, ZeroLevel::kZero2, p.compute);
   straight.steps = 6;
   GangResult expected = RunGang(straight);
   expected.losses.erase(expected.losses.begin(), expected.losses.begin() + 3);
   expected.norms.erase(expected.norms.begin(), expected.norms.begin() + 3);
 
-  const Folder folder = SaveAfter(Run(p.from, p.zero_from, p.compute));
-  GangOptions resumed = Run(p.to, p.zero_to, p.compute);
+  const Folder folder = SaveAfter(ThreeSteps(p.from, p.zero_from, p.compute));
+  GangOptions resumed = ThreeSteps(p.to, p.zero_to, p.compute);
   resumed.first_step = 4;
   resumed.before = [&](ParameterStore* store) {
     const absl::Status status = Load(folder, store);
@@ -156,7 +156,7 @@ INSTANTIATE_TEST_SUITE_P(Worlds, ResumeTest,
                                          Resume{2, 3, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kBFloat16}));
 
 TEST(CheckpointStateTest, SavingDoesNotChangeTraining) {
-  GangOptions plain = Run(2);
+  GangOptions plain = ThreeSteps(2);
   const GangResult expected = RunGang(plain);
   plain.after = [](ParameterStore* store) { ASSERT_TRUE(SaveState(PlanState(*store, SmallFiles()), store).ok()); };
   ExpectEqualBits(expected, RunGang(plain), "saved");
@@ -164,8 +164,8 @@ TEST(CheckpointStateTest, SavingDoesNotChangeTraining) {
 
 class LoadErrorsTest : public testing::Test {
  protected:
-  static void SetUpTestSuite() { folder_ = new Folder(SaveAfter(Run(1))); }
-  LoadErrorsTest() : collective_(NewSingleRankCollective()), rank_(Run(1), collective_.get()) {}
+  static void SetUpTestSuite() { folder_ = new Folder(SaveAfter(ThreeSteps(1))); }
+  LoadErrorsTest() : collective_(NewSingleRankCollective()), rank_(ThreeSteps(1), collective_.get()) {}
   absl::Status LoadChanged(const std::function<void(MemorySource*, MemorySource*, std::string*)>& change) {
     MemorySource weights(*folder_, false), optimizer(*folder_, true);
     std::string json = folder_->at("optimizer.json").text;

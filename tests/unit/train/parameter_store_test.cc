@@ -178,7 +178,7 @@ TEST(RunTest, GradientsAreThoseOfAutogradOverTheWholeGraph) {
   inputs.batch = &batch;
   inputs.objective = objective.get();
   inputs.global.target_weight = 4.0;
-  const RunResult result = Run(rank.training()->schedule(true), rank.store(), inputs, RealClock()).value();
+  const RunResult result = train::Run(rank.training()->schedule(true), rank.store(), inputs, RealClock()).value();
   ASSERT_TRUE(rank.store()->queue()->Drain().ok());
 
   const auto weights = AllWeights(rank.store());
@@ -223,7 +223,7 @@ TEST(RunTest, ExceptionsOfLibTorchBecomeStatusesThatNameTheNode) {
   batch.ids_N = batch.ids_N + 1000;
   RunInputs inputs;
   inputs.batch = &batch;
-  const auto result = Run(rank.training()->schedule(true), rank.store(), inputs, RealClock());
+  const auto result = train::Run(rank.training()->schedule(true), rank.store(), inputs, RealClock());
   ASSERT_EQ(result.status().code(), absl::StatusCode::kInternal);
   EXPECT_NE(result.status().message().find("forward of node llm.embed failed"), absl::string_view::npos);
 }
