@@ -12,8 +12,20 @@
 namespace vlm {
 
 enum class FileOperation {
-  kCreate, kAppend, kReserve, kSync, kOpen, kRead, kRename, kLink, kRemove, kRemoveDirectory, kMakeDirectory,
-  kSyncDirectory, kList, kStat,
+  kCreate,
+  kAppend,
+  kReserve,
+  kSync,
+  kOpen,
+  kRead,
+  kRename,
+  kLink,
+  kRemove,
+  kRemoveDirectory,
+  kMakeDirectory,
+  kSyncDirectory,
+  kList,
+  kStat,
 };
 
 // Called before the operation, on the caller's thread, with no lock held: it may block. An error is returned to

@@ -101,7 +101,7 @@ class PosixFiles final : public FileSystem {
   absl::StatusOr<std::unique_ptr<ReadableFile>> Open(const std::string& path) override {
     const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return PathError("open", path);
-    struct stat info {};
+    struct stat info{};
     const bool known = fstat(fd, &info) == 0;
     if (!known || S_ISDIR(info.st_mode)) {
       if (known) errno = EISDIR;

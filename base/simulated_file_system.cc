@@ -185,7 +185,8 @@ class SimulatedWritableFile final : public WritableFile {
 
  private:
   absl::Status Begin() ABSL_EXCLUSIVE_LOCKS_REQUIRED(disk_->mutex) {
-    if (disk_->boots != boot_) return absl::AbortedError(absl::StrCat("file was open when the machine stopped: ", path_));
+    if (disk_->boots != boot_)
+      return absl::AbortedError(absl::StrCat("file was open when the machine stopped: ", path_));
     return disk_->Change();
   }
 
@@ -360,8 +361,8 @@ absl::Status SimulatedFileSystem::SyncDirectory(const std::string& path) {
   VLM_RETURN_IF_ERROR(disk_->Change());
   std::vector<AtomicChange> rest;
   for (AtomicChange& change : disk_->pending) {
-    const bool touches = std::any_of(change.begin(), change.end(),
-                                     [&](const NameChange& part) { return part.folder == folder; });
+    const bool touches =
+        std::any_of(change.begin(), change.end(), [&](const NameChange& part) { return part.folder == folder; });
     if (touches) {
       Apply(change, /*durable=*/true);
     } else {
@@ -437,7 +438,8 @@ absl::Status SimulatedFileSystem::FlipBit(const std::string& path, uint64_t bit)
   MutexLock lock(&disk_->mutex);
   const NodePtr node = disk_->Find(path);
   if (node == nullptr || node->is_directory) return absl::NotFoundError(absl::StrCat("no such file: ", path));
-  if (bit / 8 >= node->bytes.size()) return absl::OutOfRangeError(absl::StrCat("bit ", bit, " is past the end of ", path));
+  if (bit / 8 >= node->bytes.size())
+    return absl::OutOfRangeError(absl::StrCat("bit ", bit, " is past the end of ", path));
   node->bytes[bit / 8] ^= static_cast<char>(1 << (bit % 8));
   return absl::OkStatus();
 }

@@ -19,9 +19,9 @@
 namespace vlm::store {
 namespace {
 
-constexpr uint64_t kLogBytesMax = 16 << 20;          // replayed on open: bounds the restart
-constexpr size_t kWriteBufferBytes = 8 << 20;        // per family
-constexpr uint64_t kInfoLogBytesMax = 4 << 20;       // RocksDB's own text log
+constexpr uint64_t kLogBytesMax = 16 << 20;     // replayed on open: bounds the restart
+constexpr size_t kWriteBufferBytes = 8 << 20;   // per family
+constexpr uint64_t kInfoLogBytesMax = 4 << 20;  // RocksDB's own text log
 constexpr int kInfoLogsMax = 4;
 
 rocksdb::Slice SliceOf(std::string_view bytes) { return rocksdb::Slice(bytes.data(), bytes.size()); }
@@ -40,7 +40,7 @@ absl::Status ToStatus(const rocksdb::Status& status, std::string_view action, co
 std::optional<pid_t> LockHolder(const std::string& path) {
   const int fd = open((path + "/LOCK").c_str(), O_RDWR | O_CLOEXEC);
   if (fd < 0) return std::nullopt;
-  struct flock lock {};
+  struct flock lock{};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;
   const bool known = fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type != F_UNLCK && lock.l_pid > 0;
@@ -56,9 +56,9 @@ absl::Status OpenError(const rocksdb::Status& status, const std::string& path) {
     return absl::FailedPreconditionError(absl::StrCat("database is open already in this process: ", path));
   }
   const std::optional<pid_t> holder = LockHolder(path);
-  return absl::FailedPreconditionError(
-      absl::StrCat("database is in use by another process", holder ? absl::StrCat(" (pid ", *holder, ")") : "",
-                   "; stop it or choose another state folder: ", path));
+  return absl::FailedPreconditionError(absl::StrCat("database is in use by another process",
+                                                    holder ? absl::StrCat(" (pid ", *holder, ")") : "",
+                                                    "; stop it or choose another state folder: ", path));
 }
 
 rocksdb::DBOptions DatabaseOptions() {

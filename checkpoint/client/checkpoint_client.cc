@@ -20,11 +20,16 @@ absl::Time FromTimestamp(const google::protobuf::Timestamp& stamp) {
 
 StepStatus ToStatus(v1::StepState state) {
   switch (state) {
-    case v1::STEP_STATE_WRITING: return StepStatus::kWriting;
-    case v1::STEP_STATE_COMPLETE: return StepStatus::kComplete;
-    case v1::STEP_STATE_DAMAGED: return StepStatus::kDamaged;
-    case v1::STEP_STATE_DELETING: return StepStatus::kDeleting;
-    default: return StepStatus::kUnknown;  // of a newer service
+    case v1::STEP_STATE_WRITING:
+      return StepStatus::kWriting;
+    case v1::STEP_STATE_COMPLETE:
+      return StepStatus::kComplete;
+    case v1::STEP_STATE_DAMAGED:
+      return StepStatus::kDamaged;
+    case v1::STEP_STATE_DELETING:
+      return StepStatus::kDeleting;
+    default:
+      return StepStatus::kUnknown;  // of a newer service
   }
 }
 

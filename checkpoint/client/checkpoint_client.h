@@ -18,7 +18,7 @@ struct AttemptToOpen {
   uint64_t fence = 0;
   std::string job_id;
   std::string stage;
-  std::string root;        // artifacts root
+  std::string root;  // artifacts root
   uint32_t keep_last = 3;
   uint64_t keep_every = 0;
 };
@@ -68,8 +68,8 @@ struct StepInfo {
   int world = 0;
   uint64_t parent_step = 0;
   bool final = false;
-  std::vector<FileClaim> files;     // empty in lists
-  std::vector<std::string> holds;   // "RESUME(17)", "OUTPUT"
+  std::vector<FileClaim> files;                    // empty in lists
+  std::vector<std::string> holds;                  // "RESUME(17)", "OUTPUT"
   absl::Time committed_at = absl::InfinitePast();  // not yet
   absl::Time verified_at = absl::InfinitePast();
   std::string damage;

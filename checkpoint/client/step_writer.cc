@@ -51,7 +51,8 @@ absl::Status CheckSave(const Save& save) {
   for (const FileClaim& claim : save.written) names.insert(claim.name);
   for (const FileToWrite& file : save.files) {
     if (file.name.empty() || !names.insert(file.name).second) {
-      return absl::InvalidArgumentError(absl::StrCat("save has a file without a name, or one named twice: \"", file.name, "\""));
+      return absl::InvalidArgumentError(
+          absl::StrCat("save has a file without a name, or one named twice: \"", file.name, "\""));
     }
   }
   return absl::OkStatus();
@@ -81,8 +82,8 @@ class StepWriter::Worker {
     }
     if (save.snapshot_bytes > options_.bytes_in_flight_max - std::min(options_.bytes_in_flight_max, bytes_in_flight_)) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("save would hold more snapshots in memory than the limit; skip it: ", save.snapshot_bytes, " bytes beside ",
-                       bytes_in_flight_, " in flight, limit ", options_.bytes_in_flight_max));
+          absl::StrCat("save would hold more snapshots in memory than the limit; skip it: ", save.snapshot_bytes,
+                       " bytes beside ", bytes_in_flight_, " in flight, limit ", options_.bytes_in_flight_max));
     }
     bytes_in_flight_ += save.snapshot_bytes;
     ++saves_in_flight_;
@@ -152,7 +153,8 @@ class StepWriter::Worker {
   absl::Status GiveUp(const Save& save, const absl::Status& error) {
     absl::Status aborted = client_->AbortStep(save.step.stage_uid, save.step.step, save.step.fence);
     if (!aborted.ok() && !absl::IsFailedPrecondition(aborted)) {
-      return absl::Status(error.code(), absl::StrCat(error.message(), "; and the step could not be given up: ", aborted.message()));
+      return absl::Status(error.code(),
+                          absl::StrCat(error.message(), "; and the step could not be given up: ", aborted.message()));
     }
     return error;
   }

@@ -41,8 +41,8 @@ struct SaveResult {
 };
 
 struct Save {
-  StepToBegin step;            // as given to BeginStep
-  std::string folder;          // as answered by it
+  StepToBegin step;    // as given to BeginStep
+  std::string folder;  // as answered by it
   int rank = 0;
   std::vector<FileToWrite> files;
   std::vector<FileClaim> written;  // files of this rank already durable in the folder, sums included (AddSums)
@@ -54,9 +54,9 @@ struct Save {
 constexpr int kSavesInFlightMax = 4;  // twice the steps that a stage may have unfinished
 
 struct StepWriterOptions {
-  uint64_t bytes_in_flight_max = uint64_t{16} << 30;   // snapshots held at once, over all saves
-  absl::Duration retry_for = absl::Minutes(10);        // AddPart while the service is away
-  absl::Duration retry_first = absl::Milliseconds(50); // doubles up to retry_most
+  uint64_t bytes_in_flight_max = uint64_t{16} << 30;    // snapshots held at once, over all saves
+  absl::Duration retry_for = absl::Minutes(10);         // AddPart while the service is away
+  absl::Duration retry_first = absl::Milliseconds(50);  // doubles up to retry_most
   absl::Duration retry_most = absl::Seconds(2);
 };
 
@@ -69,7 +69,8 @@ class StepWriter {
   ~StepWriter();
 
   // Queues a save and returns at once. RESOURCE_EXHAUSTED when its snapshot and those in flight are more than the
-  // limit, or kSavesInFlightMax saves are: skip it and go on. INVALID_ARGUMENT for a save without folder or with a repeated file name.
+  // limit, or kSavesInFlightMax saves are: skip it and go on. INVALID_ARGUMENT for a save without folder or with a
+  // repeated file name.
   absl::Status Start(Save save);
 
   // Waits until nothing is in flight; the first error since the last Wait, if any.

@@ -59,7 +59,8 @@ absl::Status AddRowTo(std::string_view family, std::string_view key, std::string
 absl::Status CheckWhole(const Stages& stages) {
   for (const auto& [uid, stage] : stages) {
     if (uid.size() != kStageUidBytes || stage.row.min_fence() == 0) {
-      return absl::DataLossError(absl::StrCat("catalog has steps of a stage it does not know: ", absl::BytesToHexString(uid)));
+      return absl::DataLossError(
+          absl::StrCat("catalog has steps of a stage it does not know: ", absl::BytesToHexString(uid)));
     }
     for (const auto& [key, step] : stage.steps) {
       if (step.row.state() == v1::STEP_STATE_UNSPECIFIED || step.row.folder().empty()) {

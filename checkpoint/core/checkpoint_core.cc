@@ -57,7 +57,8 @@ void CheckpointCore::State::MoveResumeHold(const std::string& stage_uid, StageSt
   out.mutations.push_back(PutHold(to, hold));
 }
 
-void CheckpointCore::State::StartRemoval(const StepKey& key, const std::string& reason, const absl::Status& to_waiting) {
+void CheckpointCore::State::StartRemoval(const StepKey& key, const std::string& reason,
+                                         const absl::Status& to_waiting) {
   StepState& step = *FindStep(key);
   step.row.set_state(v1::STEP_STATE_DELETING);
   step.row.set_delete_reason(reason);
@@ -122,12 +123,23 @@ Outputs CheckpointCore::Handle(absl::Time now, const EffectResult& result) {
   const State::Pending effect = found->second;
   state_->pending.erase(found);
   switch (effect.kind) {
-    case Effect::Kind::kPrepareRoot: state_->RootPrepared(effect.root, result.status); break;
-    case Effect::Kind::kMakeFolder: state_->FolderMade(effect.step, result.status); break;
-    case Effect::Kind::kCheckFiles: state_->FilesChecked(effect.step, result); break;
-    case Effect::Kind::kVerifyFiles: state_->FilesVerified(effect.step, result); break;
-    case Effect::Kind::kRemoveFolder: state_->FolderRemoved(effect.step, result.status); break;
-    case Effect::Kind::kWriteCommitted: break;
+    case Effect::Kind::kPrepareRoot:
+      state_->RootPrepared(effect.root, result.status);
+      break;
+    case Effect::Kind::kMakeFolder:
+      state_->FolderMade(effect.step, result.status);
+      break;
+    case Effect::Kind::kCheckFiles:
+      state_->FilesChecked(effect.step, result);
+      break;
+    case Effect::Kind::kVerifyFiles:
+      state_->FilesVerified(effect.step, result);
+      break;
+    case Effect::Kind::kRemoveFolder:
+      state_->FolderRemoved(effect.step, result.status);
+      break;
+    case Effect::Kind::kWriteCommitted:
+      break;
   }
   return state_->Take();
 }
@@ -148,9 +160,11 @@ uint64_t CheckpointCore::MinFence(std::string_view stage_uid) const {
 }
 
 std::string ArtifactDigest(std::string_view kind, std::vector<v1::StepFile> files) {
-  std::sort(files.begin(), files.end(), [](const v1::StepFile& a, const v1::StepFile& b) { return a.name() < b.name(); });
+  std::sort(files.begin(), files.end(),
+            [](const v1::StepFile& a, const v1::StepFile& b) { return a.name() < b.name(); });
   std::string text = absl::StrCat("vlm-artifact 1 ", std::string(kind), "\n");
-  for (const v1::StepFile& file : files) absl::StrAppend(&text, file.name(), " ", file.bytes(), " ", file.digest(), "\n");
+  for (const v1::StepFile& file : files)
+    absl::StrAppend(&text, file.name(), " ", file.bytes(), " ", file.digest(), "\n");
   return Sha256Of(text).Hex();
 }
 

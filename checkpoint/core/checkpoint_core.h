@@ -23,8 +23,8 @@
 namespace vlm::checkpoint {
 
 using Request = std::variant<v1::OpenAttemptRequest, v1::BeginStepRequest, v1::AddPartRequest,
-                             v1::CommitArtifactRequest, v1::GetStepRequest, v1::ListStepsRequest,
-                             v1::GetLatestRequest, v1::DeleteStepRequest, v1::VerifyStepRequest>;
+                             v1::CommitArtifactRequest, v1::GetStepRequest, v1::ListStepsRequest, v1::GetLatestRequest,
+                             v1::DeleteStepRequest, v1::VerifyStepRequest>;
 using Response = std::variant<v1::OpenAttemptResponse, v1::BeginStepResponse, v1::AddPartResponse,
                               v1::CommitArtifactResponse, v1::GetStepResponse, v1::ListStepsResponse,
                               v1::GetLatestResponse, v1::DeleteStepResponse, v1::VerifyStepResponse>;
@@ -74,10 +74,10 @@ struct Outputs {
   std::vector<CatalogEvent> events;
 };
 
-constexpr int kWritingStepsMax = 2;         // a third save is skipped by its caller, training goes on
+constexpr int kWritingStepsMax = 2;  // a third save is skipped by its caller, training goes on
 constexpr int kWorldMax = 65536;
 constexpr int kFilesPerPartMax = 10'000;
-constexpr int kAbortedStepsMax = 10'000;    // at one fence; then the attempt must end
+constexpr int kAbortedStepsMax = 10'000;  // at one fence; then the attempt must end
 constexpr size_t kCursorBytesMax = 64 << 10;
 
 // Not thread-safe: an actor's state.

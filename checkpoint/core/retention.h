@@ -19,7 +19,7 @@ struct StepSummary {
   StepKey key;
   bool complete = false;  // COMPLETE; else DAMAGED (WRITING and DELETING steps are not retention's)
   bool verified = false;
-  bool held = false;      // any hold
+  bool held = false;  // any hold
 };
 
 struct StepToDelete {

@@ -19,8 +19,8 @@ google::protobuf::Timestamp ToTimestamp(absl::Time time) {
 
 std::string DescribeDamages(const std::vector<v1::VerifyStepResponse::Damage>& damages) {
   const v1::VerifyStepResponse::Damage& first = damages.front();
-  return absl::StrCat(first.file(), first.chunk() < 0 ? "" : absl::StrCat(", chunk ", first.chunk()), ": ", first.detail(),
-                      damages.size() > 1 ? absl::StrCat(" (and ", damages.size() - 1, " more)") : "");
+  return absl::StrCat(first.file(), first.chunk() < 0 ? "" : absl::StrCat(", chunk ", first.chunk()), ": ",
+                      first.detail(), damages.size() > 1 ? absl::StrCat(" (and ", damages.size() - 1, " more)") : "");
 }
 
 }  // namespace
@@ -57,8 +57,8 @@ void CheckpointCore::State::FilesChecked(const StepKey& key, const EffectResult&
   step->checking = false;
   if (!result.status.ok()) return AnswerAll(&step->waiting.part, result.status);
   if (!result.damages.empty()) {
-    return AnswerAll(&step->waiting.part,
-                     absl::DataLossError(absl::StrCat("a reported file is not there as reported: ", DescribeDamages(result.damages))));
+    return AnswerAll(&step->waiting.part, absl::DataLossError(absl::StrCat("a reported file is not there as reported: ",
+                                                                           DescribeDamages(result.damages))));
   }
   Commit(key, step);
 }
@@ -147,7 +147,8 @@ void CheckpointCore::State::FolderRemoved(const StepKey& key, const absl::Status
   StepState* const step = FindStep(key);
   if (step == nullptr) return;
   if (!status.ok()) {  // the row stays DELETING, so it is tried again, after a restart too
-    AnswerAll(&step->waiting.remove, Annotate(status, "step is being deleted, but its folder could not be removed yet"));
+    AnswerAll(&step->waiting.remove,
+              Annotate(status, "step is being deleted, but its folder could not be removed yet"));
     Want(Effect::Kind::kRemoveFolder, key).delay = kRemoveRetry;
     return;
   }

@@ -15,8 +15,8 @@ namespace {
 // The calls of an attempt are taken only while it is the stage's current one.
 absl::Status CheckFence(const StageState& stage, uint64_t fence) {
   if (fence < stage.row.min_fence()) {
-    return absl::FailedPreconditionError(absl::StrCat("attempt was replaced by attempt ", stage.row.min_fence(),
-                                                      "; stop its ranks: ", fence));
+    return absl::FailedPreconditionError(
+        absl::StrCat("attempt was replaced by attempt ", stage.row.min_fence(), "; stop its ranks: ", fence));
   }
   if (fence > stage.row.min_fence()) {
     return absl::FailedPreconditionError(absl::StrCat("attempt is not open; call OpenAttempt first: ", fence));
@@ -46,8 +46,8 @@ void CheckpointCore::State::Open(uint64_t call, const v1::OpenAttemptRequest& re
     if (request.fence() < row.min_fence()) return Answer(call, CheckFence(*known, request.fence()));
     if (row.job_id() != request.stage().job_id() || row.stage() != request.stage().stage() ||
         row.root() != request.stage().root()) {
-      return Answer(call, absl::FailedPreconditionError(absl::StrCat("stage is registered as ", row.job_id(), "/", row.stage(),
-                                                                     " in ", row.root())));
+      return Answer(call, absl::FailedPreconditionError(absl::StrCat("stage is registered as ", row.job_id(), "/",
+                                                                     row.stage(), " in ", row.root())));
     }
   }
   StageState& stage = stages[uid];
@@ -92,16 +92,19 @@ void CheckpointCore::State::Handle(uint64_t call, const v1::BeginStepRequest& re
   const StepKey key{request.stage_uid(), request.step(), request.fence()};
   const auto& given_up = stage->row.aborted_steps();
   if (std::find(given_up.begin(), given_up.end(), key.step) != given_up.end()) {
-    return Answer(call, absl::FailedPreconditionError(absl::StrCat("step was given up, its path is not used again: ", NameOf(key))));
+    return Answer(call, absl::FailedPreconditionError(
+                            absl::StrCat("step was given up, its path is not used again: ", NameOf(key))));
   }
   if (StepState* const step = FindStep(key)) {
     const v1::StepRow& row = step->row;
     if (row.state() != v1::STEP_STATE_WRITING && row.state() != v1::STEP_STATE_COMPLETE) {
-      return Answer(call, absl::FailedPreconditionError(absl::StrCat("step is damaged or being deleted: ", NameOf(key))));
+      return Answer(call,
+                    absl::FailedPreconditionError(absl::StrCat("step is damaged or being deleted: ", NameOf(key))));
     }
     if (row.world() != request.world() || row.final() != request.final() || row.cursor() != request.cursor() ||
         row.parent_step() != request.parent_step()) {
-      return Answer(call, absl::FailedPreconditionError(absl::StrCat("step was begun with other values: ", NameOf(key))));
+      return Answer(call,
+                    absl::FailedPreconditionError(absl::StrCat("step was begun with other values: ", NameOf(key))));
     }
     if (row.state() == v1::STEP_STATE_WRITING && !step->folder_made) return step->waiting.begin.push_back(call);
     v1::BeginStepResponse response;
@@ -112,7 +115,8 @@ void CheckpointCore::State::Handle(uint64_t call, const v1::BeginStepRequest& re
     return entry.second.row.state() == v1::STEP_STATE_WRITING;
   });
   if (writing >= kWritingStepsMax) {
-    return Answer(call, absl::ResourceExhaustedError(absl::StrCat(writing, " steps of the stage are being written; skip this save")));
+    return Answer(call, absl::ResourceExhaustedError(
+                            absl::StrCat(writing, " steps of the stage are being written; skip this save")));
   }
   StepState& step = stage->steps[{key.step, key.fence}];
   step.row.set_state(v1::STEP_STATE_WRITING);
@@ -135,23 +139,26 @@ void CheckpointCore::State::Handle(uint64_t call, const v1::AddPartRequest& requ
   const StepKey key{request.stage_uid(), request.step(), request.fence()};
   StepState* const step = FindStep(key);
   if (step == nullptr || step->row.state() == v1::STEP_STATE_DELETING) {
-    return Answer(call, absl::FailedPreconditionError(absl::StrCat("step was not begun, or was given up: ", NameOf(key))));
+    return Answer(call,
+                  absl::FailedPreconditionError(absl::StrCat("step was not begun, or was given up: ", NameOf(key))));
   }
   if (request.rank() < 0 || request.rank() >= step->row.world()) {
-    return Answer(call, absl::InvalidArgumentError(absl::StrCat("rank must be below the step's world of ", step->row.world(),
-                                                                ", is ", request.rank())));
+    return Answer(call, absl::InvalidArgumentError(absl::StrCat("rank must be below the step's world of ",
+                                                                step->row.world(), ", is ", request.rank())));
   }
   const uint32_t rank = static_cast<uint32_t>(request.rank());
   const auto known = step->parts.find(rank);
   if (known != step->parts.end() && !SameFiles(known->second.files(), request.files())) {
-    return Answer(call, absl::FailedPreconditionError(absl::StrCat("rank ", rank, " reported other files before: ", NameOf(key))));
+    return Answer(call, absl::FailedPreconditionError(
+                            absl::StrCat("rank ", rank, " reported other files before: ", NameOf(key))));
   }
   if (known == step->parts.end()) {
     std::set<std::string> taken;
     for (const v1::StepFile& file : step->Files()) taken.insert(file.name());
     for (const v1::StepFile& file : request.files()) {
       if (!taken.contains(file.name())) continue;
-      return Answer(call, absl::FailedPreconditionError(absl::StrCat("file was reported by another rank: ", file.name())));
+      return Answer(call,
+                    absl::FailedPreconditionError(absl::StrCat("file was reported by another rank: ", file.name())));
     }
     v1::PartRow& part = step->parts[rank];
     *part.mutable_files() = request.files();
@@ -181,7 +188,8 @@ void CheckpointCore::State::Handle(uint64_t call, const v1::CommitArtifactReques
     if (step.row.state() == v1::STEP_STATE_DAMAGED) damage = step.row.damage();
   }
   if (!final_step.has_value()) {
-    if (!damage.empty()) return Answer(call, absl::DataLossError(absl::StrCat("the stage's final step is damaged: ", damage)));
+    if (!damage.empty())
+      return Answer(call, absl::DataLossError(absl::StrCat("the stage's final step is damaged: ", damage)));
     return Answer(call, absl::NotFoundError("the stage has no final step that is complete"));
   }
   StepState& step = *FindStep(*final_step);
@@ -275,7 +283,8 @@ void CheckpointCore::State::AbortStep(uint64_t call, const v1::DeleteStepRequest
     const StepState* const step = FindStep(key);
     if (step == nullptr) return Answer(call, absl::NotFoundError(absl::StrCat("step was not begun: ", NameOf(key))));
     if (step->row.state() != v1::STEP_STATE_WRITING) {
-      return Answer(call, absl::FailedPreconditionError(absl::StrCat("step is not being written any more: ", NameOf(key))));
+      return Answer(call,
+                    absl::FailedPreconditionError(absl::StrCat("step is not being written any more: ", NameOf(key))));
     }
     if (given_up.size() >= kAbortedStepsMax) {
       return Answer(call, absl::ResourceExhaustedError("the attempt gave up too many steps; end it"));
@@ -283,7 +292,8 @@ void CheckpointCore::State::AbortStep(uint64_t call, const v1::DeleteStepRequest
     stage->row.add_aborted_steps(key.step);
     out.mutations.push_back(PutStage(key.stage_uid, stage->row));
     Tell(CatalogEvent::Kind::kAborted, key, "given up by a rank");
-    StartRemoval(key, "given up by a rank", absl::FailedPreconditionError(absl::StrCat("step was given up by a rank: ", NameOf(key))));
+    StartRemoval(key, "given up by a rank",
+                 absl::FailedPreconditionError(absl::StrCat("step was given up by a rank: ", NameOf(key))));
   }
   Answer(call, Response(v1::DeleteStepResponse()));
 }
@@ -293,7 +303,8 @@ void CheckpointCore::State::Handle(uint64_t call, const v1::VerifyStepRequest& r
   if (!key.has_value()) return Answer(call, absl::NotFoundError(absl::StrCat("no such step: ", request.step())));
   StepState& step = *FindStep(*key);
   if (step.row.state() != v1::STEP_STATE_COMPLETE && step.row.state() != v1::STEP_STATE_DAMAGED) {
-    return Answer(call, absl::FailedPreconditionError(absl::StrCat("step is being written or deleted: ", NameOf(*key))));
+    return Answer(call,
+                  absl::FailedPreconditionError(absl::StrCat("step is being written or deleted: ", NameOf(*key))));
   }
   step.waiting.verify.push_back(call);
   if (!std::exchange(step.verifying, true)) Want(Effect::Kind::kVerifyFiles, *key);

@@ -64,7 +64,8 @@ absl::Status CheckStageUid(std::string_view stage_uid) {
 absl::Status CheckRequest(const v1::OpenAttemptRequest& request) {
   VLM_RETURN_IF_ERROR(CheckStageUid(request.stage_uid()));
   if (request.fence() == 0) return absl::InvalidArgumentError("fence must be at least 1");
-  if (!IsPathComponent(request.stage().job_id())) return Invalid("job_id must be a plain name", request.stage().job_id());
+  if (!IsPathComponent(request.stage().job_id()))
+    return Invalid("job_id must be a plain name", request.stage().job_id());
   if (!IsPathComponent(request.stage().stage())) return Invalid("stage must be a plain name", request.stage().stage());
   return CheckRoot(request.stage().root());
 }
@@ -76,8 +77,8 @@ absl::Status CheckRequest(const v1::BeginStepRequest& request) {
     return absl::InvalidArgumentError(absl::StrCat("world must be 1 to ", kWorldMax, ", not ", request.world()));
   }
   if (request.parent_step() >= request.step()) {
-    return absl::InvalidArgumentError(absl::StrCat("parent_step must be below step ", request.step(), ", is ",
-                                                   request.parent_step()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("parent_step must be below step ", request.step(), ", is ", request.parent_step()));
   }
   if (request.cursor().size() > kCursorBytesMax) {
     return absl::InvalidArgumentError(absl::StrCat("cursor has more than ", kCursorBytesMax, " bytes"));
@@ -110,7 +111,8 @@ bool SameFiles(const google::protobuf::RepeatedPtrField<v1::StepFile>& a,
                const google::protobuf::RepeatedPtrField<v1::StepFile>& b) {
   const auto keys = [](const google::protobuf::RepeatedPtrField<v1::StepFile>& files) {
     std::set<std::string> all;
-    for (const v1::StepFile& file : files) all.insert(absl::StrCat(file.name(), "\n", file.bytes(), "\n", file.digest()));
+    for (const v1::StepFile& file : files)
+      all.insert(absl::StrCat(file.name(), "\n", file.bytes(), "\n", file.digest()));
     return all;
   };
   return a.size() == b.size() && keys(a) == keys(b);

@@ -10,7 +10,7 @@
 namespace vlm::checkpoint {
 
 // All: INVALID_ARGUMENT naming the field and the rule.
-absl::Status CheckStageUid(std::string_view stage_uid);       // 16 bytes
+absl::Status CheckStageUid(std::string_view stage_uid);  // 16 bytes
 absl::Status CheckRequest(const v1::OpenAttemptRequest& request);
 absl::Status CheckRequest(const v1::BeginStepRequest& request);
 absl::Status CheckRequest(const v1::AddPartRequest& request);

@@ -50,7 +50,8 @@ Digest ChunkSums::FileDigest() const {
 
 std::string SerializeChunkSums(const ChunkSums& sums) {
   std::string text(kMagic);
-  absl::StrAppend(&text, "\nbytes ", sums.bytes, "\nchunk_bytes ", kChunkBytes, "\ndigest ", sums.FileDigest().Hex(), "\n");
+  absl::StrAppend(&text, "\nbytes ", sums.bytes, "\nchunk_bytes ", kChunkBytes, "\ndigest ", sums.FileDigest().Hex(),
+                  "\n");
   for (const Digest& chunk : sums.chunks) absl::StrAppend(&text, chunk.Hex(), "\n");
   return text;
 }
@@ -79,7 +80,8 @@ absl::StatusOr<ChunkSums> ParseChunkSums(std::string_view contents) {
     if (!chunk.ok()) return Annotate(chunk.status(), absl::StrCat("sum file, chunk ", i));
     sums.chunks.push_back(*chunk);
   }
-  if (sums.FileDigest().Hex() != *digest) return absl::InvalidArgumentError("sum file's digest does not match its chunks");
+  if (sums.FileDigest().Hex() != *digest)
+    return absl::InvalidArgumentError("sum file's digest does not match its chunks");
   return sums;
 }
 

@@ -41,7 +41,8 @@ absl::StatusOr<Look> LookAt(FileSystem* files, const std::string& folder, const 
     return look;
   }
   if (info->bytes != claim.bytes) {
-    look.damages.push_back({claim.name, -1, absl::StrCat("has ", info->bytes, " bytes, was reported with ", claim.bytes)});
+    look.damages.push_back(
+        {claim.name, -1, absl::StrCat("has ", info->bytes, " bytes, was reported with ", claim.bytes)});
     return look;
   }
   look.readable = true;
@@ -70,7 +71,8 @@ absl::Status VerifyContents(FileSystem* files, const std::string& folder, const 
     const std::span<std::byte> bytes = std::span(buffer).first(std::min(kChunkBytes, claim.bytes - offset));
     const absl::Status read = file->ReadAt(offset, bytes);
     if (!read.ok()) {
-      look->damages.push_back({claim.name, static_cast<int64_t>(chunk), absl::StrCat("cannot be read: ", read.message())});
+      look->damages.push_back(
+          {claim.name, static_cast<int64_t>(chunk), absl::StrCat("cannot be read: ", read.message())});
       unread = true;
       continue;
     }
@@ -91,7 +93,8 @@ absl::Status VerifyContents(FileSystem* files, const std::string& folder, const 
 absl::StatusOr<std::unique_ptr<DurableFileWriter>> DurableFileWriter::Create(FileSystem* files, std::string path,
                                                                              uint64_t bytes_expected) {
   for (const std::string& taken : {path, SumPath(path)}) {
-    if (files->Stat(taken).ok()) return absl::AlreadyExistsError(absl::StrCat("a path is never written twice: ", taken));
+    if (files->Stat(taken).ok())
+      return absl::AlreadyExistsError(absl::StrCat("a path is never written twice: ", taken));
   }
   std::unique_ptr<DurableFileWriter> writer(new DurableFileWriter(files, std::move(path)));
   VLM_ASSIGN_OR_RETURN(writer->file_, files->Create(TemporaryPath(writer->path_)));
@@ -156,7 +159,8 @@ absl::StatusOr<WrittenFile> AddSums(FileSystem* files, const std::string& path) 
 
 absl::StatusOr<ChunkSums> ReadChunkSums(FileSystem* files, const std::string& path) {
   absl::StatusOr<std::string> contents = ReadFile(files, SumPath(path), kSumFileBytesMax);
-  if (absl::IsNotFound(contents.status())) return absl::NotFoundError(absl::StrCat("sum file is missing: ", SumPath(path)));
+  if (absl::IsNotFound(contents.status()))
+    return absl::NotFoundError(absl::StrCat("sum file is missing: ", SumPath(path)));
   if (absl::IsOutOfRange(contents.status())) return absl::DataLossError(contents.status().message());
   VLM_RETURN_IF_ERROR(contents.status());
   absl::StatusOr<ChunkSums> sums = ParseChunkSums(*contents);

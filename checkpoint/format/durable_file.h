@@ -60,7 +60,7 @@ absl::StatusOr<WrittenFile> AddSums(FileSystem* files, const std::string& path);
 absl::StatusOr<ChunkSums> ReadChunkSums(FileSystem* files, const std::string& path);
 
 struct FileClaim {
-  std::string name;    // relative to its folder
+  std::string name;  // relative to its folder
   uint64_t bytes = 0;
   std::string digest;  // hex
   friend bool operator==(const FileClaim&, const FileClaim&) = default;

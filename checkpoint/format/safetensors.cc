@@ -22,9 +22,10 @@ struct DTypeFacts {
 
 // In the order of the enum.
 constexpr std::array<DTypeFacts, 22> kDTypes = {{
-    {"BOOL", 8}, {"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}, {"U8", 8}, {"I8", 8}, {"F8_E5M2", 8}, {"F8_E4M3", 8},
-    {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16}, {"U16", 16}, {"F16", 16}, {"BF16", 16},
-    {"I32", 32}, {"U32", 32}, {"F32", 32}, {"C64", 64}, {"F64", 64}, {"I64", 64}, {"U64", 64},
+    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+    {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+    {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64},
 }};
 
 constexpr std::string_view kMetadataKey = "__metadata__";
@@ -68,7 +69,8 @@ absl::StatusOr<TensorEntry> ParseTensor(const std::string& name, const json& val
   if (tensor.end < tensor.begin) return TensorError(name, "data_offsets must not end before they begin");
   VLM_ASSIGN_OR_RETURN(const uint64_t bytes, TensorBytes(tensor));
   if (bytes != tensor.bytes()) {
-    return TensorError(name, absl::StrCat("data_offsets span ", tensor.bytes(), " bytes, shape and dtype need ", bytes));
+    return TensorError(name,
+                       absl::StrCat("data_offsets span ", tensor.bytes(), " bytes, shape and dtype need ", bytes));
   }
   return tensor;
 }
@@ -88,7 +90,8 @@ absl::StatusOr<std::map<std::string, std::string>> ParseMetadata(const json& val
 absl::Status CheckCover(const std::vector<TensorEntry>& tensors, uint64_t data_bytes) {
   uint64_t end = 0;
   for (const TensorEntry& tensor : tensors) {
-    if (tensor.begin > end) return TensorError(tensor.name, absl::StrCat("hole in the data before byte ", tensor.begin));
+    if (tensor.begin > end)
+      return TensorError(tensor.name, absl::StrCat("hole in the data before byte ", tensor.begin));
     if (tensor.begin < end) return TensorError(tensor.name, absl::StrCat("overlap in the data at byte ", tensor.begin));
     end = tensor.end;
   }
@@ -128,7 +131,8 @@ absl::StatusOr<uint64_t> TensorBytes(const TensorSpec& tensor) {
 
 absl::StatusOr<uint64_t> ParseHeaderLength(std::string_view first_bytes, uint64_t file_bytes) {
   if (file_bytes < kLengthBytes || first_bytes.size() < kLengthBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("safetensors: file is too short for a header: ", file_bytes, " bytes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("safetensors: file is too short for a header: ", file_bytes, " bytes"));
   }
   uint64_t length = 0;
   for (size_t i = 0; i < kLengthBytes; ++i) length |= uint64_t{static_cast<uint8_t>(first_bytes[i])} << (8 * i);
@@ -197,8 +201,8 @@ absl::StatusOr<SafetensorsHeader> PlanSafetensors(std::vector<TensorSpec> tensor
   }
   header.data_begin = SerializeSafetensorsHeader(header).size();
   if (header.data_begin - kLengthBytes > kSafetensorsHeaderBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("safetensors: header of ", header.data_begin, " bytes is beyond the limit",
-                                                   "; cut the tensors into more files"));
+    return absl::InvalidArgumentError(absl::StrCat("safetensors: header of ", header.data_begin,
+                                                   " bytes is beyond the limit", "; cut the tensors into more files"));
   }
   return header;
 }

@@ -14,8 +14,8 @@ using nlohmann::json;
 constexpr int kIndexDepthMax = 8;
 
 absl::Status IndexError(const std::string& path, std::string_view fault) {
-  return absl::InvalidArgumentError(absl::StrCat("safetensors index: ", absl::string_view(fault.data(), fault.size()),
-                                                 ": ", path));
+  return absl::InvalidArgumentError(
+      absl::StrCat("safetensors index: ", absl::string_view(fault.data(), fault.size()), ": ", path));
 }
 
 bool IsPlainName(std::string_view name) {

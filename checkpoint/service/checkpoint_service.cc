@@ -30,7 +30,8 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
       VLM_RETURN_IF_ERROR(parsed);
     }
     VLM_ASSIGN_OR_RETURN(Outputs outputs, core_.Start(deps_.clock->Wall()));
-    deps_.actor->Post([self = shared_from_this(), outputs = std::move(outputs)]() mutable { self->Perform(std::move(outputs)); });
+    deps_.actor->Post(
+        [self = shared_from_this(), outputs = std::move(outputs)]() mutable { self->Perform(std::move(outputs)); });
     return absl::OkStatus();
   }
 
@@ -71,9 +72,8 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
     const absl::Duration delay = effect.delay;
     executor->PostAfter(delay, [self = shared_from_this(), effect = std::move(effect)] {
       EffectResult result = self->runner_.Run(effect);
-      self->deps_.actor->Post([self, result = std::move(result)] {
-        self->Perform(self->core_.Handle(self->deps_.clock->Wall(), result));
-      });
+      self->deps_.actor->Post(
+          [self, result = std::move(result)] { self->Perform(self->core_.Handle(self->deps_.clock->Wall(), result)); });
     });
   }
 
@@ -94,9 +94,10 @@ absl::StatusOr<std::string> CatalogUuid(store::MetaStore* store, const std::stri
   VLM_ASSIGN_OR_RETURN(const std::optional<std::string> uuid, store->Get(kMetaFamily, kUuidKey));
   if (!format.has_value() && !uuid.has_value()) {
     if (new_uuid.size() != 16) return absl::InvalidArgumentError("new_catalog_uuid must have 16 random bytes");
-    VLM_RETURN_IF_ERROR(store->Commit({{std::string(kMetaFamily), std::string(kUuidKey), new_uuid},
-                                       {std::string(kMetaFamily), std::string(kFormatKey), absl::StrCat(kCatalogFormat)}},
-                                      store::Durability::kSynced));
+    VLM_RETURN_IF_ERROR(
+        store->Commit({{std::string(kMetaFamily), std::string(kUuidKey), new_uuid},
+                       {std::string(kMetaFamily), std::string(kFormatKey), absl::StrCat(kCatalogFormat)}},
+                      store::Durability::kSynced));
     return new_uuid;
   }
   int number = 0;

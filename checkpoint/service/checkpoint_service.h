@@ -30,12 +30,12 @@ struct CheckpointServiceOptions {
 
 // What the service works with; all must outlive it. The executors may be one and the same (the simulation's).
 struct CheckpointServiceDeps {
-  store::MetaStore* store;   // opened with CatalogFamilies(), used by nobody else
+  store::MetaStore* store;  // opened with CatalogFamilies(), used by nobody else
   FileSystem* files;
   const Clock* clock;
-  Executor* actor;           // decisions and commits
-  Executor* disk;            // folders, sizes, deletion
-  Executor* verifier;        // re-reading whole steps
+  Executor* actor;     // decisions and commits
+  Executor* disk;      // folders, sizes, deletion
+  Executor* verifier;  // re-reading whole steps
 };
 
 // Thread-safe. Destruction must come after the executors have stopped, or on a quiet simulation.

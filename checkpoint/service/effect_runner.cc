@@ -25,11 +25,19 @@ std::string CatalogPath(const std::string& root) { return absl::StrCat(root, "/"
 EffectResult EffectRunner::Run(const Effect& effect) const {
   EffectResult result{.id = effect.id, .status = absl::OkStatus(), .damages = {}};
   switch (effect.kind) {
-    case Effect::Kind::kPrepareRoot: result.status = PrepareRoot(effect.root); break;
-    case Effect::Kind::kMakeFolder: result.status = MakeFolder(effect); break;
+    case Effect::Kind::kPrepareRoot:
+      result.status = PrepareRoot(effect.root);
+      break;
+    case Effect::Kind::kMakeFolder:
+      result.status = MakeFolder(effect);
+      break;
     case Effect::Kind::kCheckFiles:
-    case Effect::Kind::kVerifyFiles: result.status = Look(effect, &result); break;
-    case Effect::Kind::kRemoveFolder: result.status = RemoveFolder(effect); break;
+    case Effect::Kind::kVerifyFiles:
+      result.status = Look(effect, &result);
+      break;
+    case Effect::Kind::kRemoveFolder:
+      result.status = RemoveFolder(effect);
+      break;
     case Effect::Kind::kWriteCommitted:
       result.status = WriteFileDurably(files_, absl::StrCat(effect.folder, "/COMMITTED.json"), effect.contents);
       break;
@@ -53,12 +61,13 @@ absl::Status EffectRunner::CheckAllowed(const std::string& root) const {
 
 absl::Status EffectRunner::CheckOurs(const std::string& root) const {
   absl::StatusOr<std::string> text = ReadFile(files_, CatalogPath(root), kCatalogBytesMax);
-  if (!text.ok()) return Annotate(text.status(), "artifacts root does not show its CATALOG file (is its disk mounted?)");
+  if (!text.ok())
+    return Annotate(text.status(), "artifacts root does not show its CATALOG file (is its disk mounted?)");
   absl::StripTrailingAsciiWhitespace(&*text);
   if (*text != absl::StrCat(std::string(kCatalogMagic), options_.catalog_uuid)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("artifacts root belongs to another catalog; choose another root or that catalog's state folder: ", root,
-                     " says \"", *text, "\""));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "artifacts root belongs to another catalog; choose another root or that catalog's state folder: ", root,
+        " says \"", *text, "\""));
   }
   return absl::OkStatus();
 }
@@ -67,8 +76,8 @@ absl::Status EffectRunner::PrepareRoot(const std::string& root) const {
   VLM_RETURN_IF_ERROR(CheckAllowed(root));
   VLM_RETURN_IF_ERROR(MakeDirectories(files_, root));
   if (!files_->Stat(CatalogPath(root)).ok()) {
-    VLM_RETURN_IF_ERROR(
-        WriteFileDurably(files_, CatalogPath(root), absl::StrCat(std::string(kCatalogMagic), options_.catalog_uuid, "\n")));
+    VLM_RETURN_IF_ERROR(WriteFileDurably(files_, CatalogPath(root),
+                                         absl::StrCat(std::string(kCatalogMagic), options_.catalog_uuid, "\n")));
   }
   return CheckOurs(root);
 }

@@ -1,10 +1,11 @@
 // What every FileSystem must do: the machine's, the simulated one, and one behind a hook.
+#include "base/file_system.h"
+
 #include <gtest/gtest.h>
 
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
-#include "base/file_system.h"
 #include "base/hooked_file_system.h"
 #include "base/simulated_file_system.h"
 #include "gmock/gmock.h"

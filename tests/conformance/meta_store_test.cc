@@ -23,7 +23,9 @@ std::unique_ptr<MetaStore> RocksDb() {
   EXPECT_TRUE(store.ok()) << store.status();
   return *std::move(store);
 }
-std::unique_ptr<MetaStore> Simulated() { return std::make_unique<SimulatedMetaStore>(std::vector<std::string>{"a", "b"}); }
+std::unique_ptr<MetaStore> Simulated() {
+  return std::make_unique<SimulatedMetaStore>(std::vector<std::string>{"a", "b"});
+}
 
 class MetaStoreConformance : public ::testing::TestWithParam<std::unique_ptr<MetaStore> (*)()> {
  protected:
@@ -33,10 +35,13 @@ class MetaStoreConformance : public ::testing::TestWithParam<std::unique_ptr<Met
   }
   std::vector<std::string> Keys(std::string_view prefix) {
     std::vector<std::string> keys;
-    EXPECT_TRUE(store_->Scan("a", prefix, [&](std::string_view key, std::string_view) {
-      keys.emplace_back(key);
-      return true;
-    }).ok());
+    EXPECT_TRUE(store_
+                    ->Scan("a", prefix,
+                           [&](std::string_view key, std::string_view) {
+                             keys.emplace_back(key);
+                             return true;
+                           })
+                    .ok());
     return keys;
   }
   std::unique_ptr<MetaStore> store_;
@@ -84,17 +89,23 @@ TEST_P(MetaStoreConformance, ScansAPrefixFromAKeyOnAndStops) {
   EXPECT_THAT(Keys("p/"), ElementsAre("p/1", "p/2", "p/3"));
   EXPECT_THAT(Keys("none"), ElementsAre());
   std::vector<std::string> page;
-  EXPECT_TRUE(store_->ScanFrom("a", "p/", "p/2", [&](std::string_view key, std::string_view value) {
-    EXPECT_EQ(key, value);
-    page.emplace_back(key);
-    return false;
-  }).ok());
+  EXPECT_TRUE(store_
+                  ->ScanFrom("a", "p/", "p/2",
+                             [&](std::string_view key, std::string_view value) {
+                               EXPECT_EQ(key, value);
+                               page.emplace_back(key);
+                               return false;
+                             })
+                  .ok());
   EXPECT_THAT(page, ElementsAre("p/2"));
   page.clear();
-  EXPECT_TRUE(store_->ScanFrom("a", "p/", "a", [&](std::string_view key, std::string_view) {
-    page.emplace_back(key);
-    return true;
-  }).ok());
+  EXPECT_TRUE(store_
+                  ->ScanFrom("a", "p/", "a",
+                             [&](std::string_view key, std::string_view) {
+                               page.emplace_back(key);
+                               return true;
+                             })
+                  .ok());
   EXPECT_THAT(page, ElementsAre("p/1", "p/2", "p/3"));  // `first` before the prefix
 }
 
@@ -109,9 +120,8 @@ TEST_P(MetaStoreConformance, ThreadsCommitAtOnce) {
   EXPECT_EQ(Keys("").size(), 100u);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, MetaStoreConformance, ::testing::Values(&RocksDb, &Simulated), [](const auto& info) {
-  return std::string(info.index == 0 ? "RocksDb" : "Simulated");
-});
+INSTANTIATE_TEST_SUITE_P(All, MetaStoreConformance, ::testing::Values(&RocksDb, &Simulated),
+                         [](const auto& info) { return std::string(info.index == 0 ? "RocksDb" : "Simulated"); });
 
 }  // namespace
 }  // namespace vlm::store

@@ -80,7 +80,8 @@ TEST(SimulatedFileSystem, UnsyncedBytesSurviveAsAPrefixOrZeros) {
     disk.Crash(Survival::kRandom);
     const std::string text = *ReadFile(&disk, "/a", 100);
     EXPECT_TRUE(text.starts_with("safe"));
-    const std::string tail = text.substr(4, text.find('\0') == std::string::npos ? std::string::npos : text.find('\0') - 4);
+    const std::string tail =
+        text.substr(4, text.find('\0') == std::string::npos ? std::string::npos : text.find('\0') - 4);
     EXPECT_TRUE(std::string("lost").starts_with(tail));
     outcomes.insert(text);
   }

@@ -125,8 +125,9 @@ class CatalogMachine {
   absl::StatusOr<v1::AddPartRequest> WritePart(uint64_t fence, uint64_t step, int rank) {
     const std::string name = "rank-" + std::to_string(rank) + ".bin";
     const std::string folder = StepFolder("/data", "job-1", "sft", {kUid, step, fence});
-    VLM_ASSIGN_OR_RETURN(const WrittenFile written,
-                         WriteDurableFile(&disk_, folder + "/" + name, "contents of step " + std::to_string(step) + name));
+    VLM_ASSIGN_OR_RETURN(
+        const WrittenFile written,
+        WriteDurableFile(&disk_, folder + "/" + name, "contents of step " + std::to_string(step) + name));
     v1::AddPartRequest request;
     request.set_stage_uid(kUid);
     request.set_fence(fence);
@@ -185,7 +186,8 @@ class CatalogMachine {
   store::SimulatedMetaStore* store() { return &store_; }
   const CheckpointCore& core() const { return *core_; }
   int Count(CatalogEvent::Kind kind) const {
-    return static_cast<int>(std::count_if(events_.begin(), events_.end(), [&](const auto& e) { return e.kind == kind; }));
+    return static_cast<int>(
+        std::count_if(events_.begin(), events_.end(), [&](const auto& e) { return e.kind == kind; }));
   }
 
  private:

@@ -37,7 +37,8 @@ TEST(CheckpointCore, TheLastPartCommits) {
   CatalogMachine machine;
   ASSERT_TRUE(machine.Open(1).ok());
   ASSERT_TRUE(machine.Begin(1, 10, 3).ok());
-  const auto part0 = machine.WritePart(1, 10, 0), part1 = machine.WritePart(1, 10, 1), part2 = machine.WritePart(1, 10, 2);
+  const auto part0 = machine.WritePart(1, 10, 0), part1 = machine.WritePart(1, 10, 1),
+             part2 = machine.WritePart(1, 10, 2);
   EXPECT_FALSE(machine.Add(*part2)->committed());
   EXPECT_FALSE(machine.Add(*part0)->committed());
   EXPECT_FALSE(machine.Add(*part0)->committed());  // again
@@ -218,7 +219,8 @@ TEST(CheckpointCore, TheFinalStepBecomesTheArtifact) {
   ASSERT_TRUE(artifact.ok()) << artifact.status();
   const v1::Step step = machine.core().Steps().back();
   EXPECT_EQ(artifact->digest(), Sha256Of("vlm-artifact 1 model\nrank-0.bin " + std::to_string(step.bytes()) + " " +
-                                         step.files(0).digest() + "\n").Hex());
+                                         step.files(0).digest() + "\n")
+                                    .Hex());
   EXPECT_EQ(artifact->folder(), step.folder());
   EXPECT_TRUE(step.has_verified_at());
   EXPECT_CODE(machine.CommitArtifact(1, "dataset").status(), kFailedPrecondition);
@@ -370,11 +372,12 @@ TEST(CheckpointCore, RefusesRequestsThatBreakTheRules) {
   EXPECT_CODE(open("j", "s", "/other"), kPermissionDenied);
   EXPECT_TRUE(open("j", "s", "/data/deeper/root").ok());
   EXPECT_CODE(open("j", "s", "/data"), kFailedPrecondition);  // the stage is registered elsewhere
-  for (const char* const name : {"", ".", "..", "../x", "/x", "a//b", "a/", "a\nb", "COMMITTED.json", "x.sum", "x.tmp", ".x",
-                                 "a/b/c/d/e"}) {
+  for (const char* const name :
+       {"", ".", "..", "../x", "/x", "a//b", "a/", "a\nb", "COMMITTED.json", "x.sum", "x.tmp", ".x", "a/b/c/d/e"}) {
     EXPECT_FALSE(IsStepFileName(name)) << name;
   }
-  for (const char* const name : {"config.json", "a/b.bin", "model-00001-of-00002.safetensors"}) EXPECT_TRUE(IsStepFileName(name));
+  for (const char* const name : {"config.json", "a/b.bin", "model-00001-of-00002.safetensors"})
+    EXPECT_TRUE(IsStepFileName(name));
 }
 
 TEST(Retention, KeepsWhatItMust) {
@@ -383,14 +386,16 @@ TEST(Retention, KeepsWhatItMust) {
   };
   const auto deleted = [](std::vector<StepSummary> steps, RetentionPolicy policy) {
     std::string text;
-    for (const StepToDelete& gone : DecideRetention(std::move(steps), policy)) text += std::to_string(gone.key.step) + " ";
+    for (const StepToDelete& gone : DecideRetention(std::move(steps), policy))
+      text += std::to_string(gone.key.step) + " ";
     return text;
   };
   EXPECT_EQ(deleted({step(1), step(2), step(3), step(4), step(5)}, {2, 0}), "3 2 1 ");
   EXPECT_EQ(deleted({step(5), step(1), step(3), step(4), step(2)}, {2, 2}), "3 1 ");
-  EXPECT_EQ(deleted({step(1, true, true), step(2, true, true), step(3), step(4)}, {1, 0}), "3 1 ");  // 2: newest verified
-  EXPECT_EQ(deleted({step(1, true, false, true), step(2), step(3)}, {1, 0}), "2 ");                   // 1: held
-  EXPECT_EQ(deleted({step(1), step(2)}, {0, 0}), "1 ");  // never the newest
+  EXPECT_EQ(deleted({step(1, true, true), step(2, true, true), step(3), step(4)}, {1, 0}),
+            "3 1 ");                                                                 // 2: newest verified
+  EXPECT_EQ(deleted({step(1, true, false, true), step(2), step(3)}, {1, 0}), "2 ");  // 1: held
+  EXPECT_EQ(deleted({step(1), step(2)}, {0, 0}), "1 ");                              // never the newest
   EXPECT_EQ(deleted({step(1, false), step(2), step(3, false)}, {1, 0}), "1 ");
   EXPECT_EQ(deleted({step(1, false), step(2, false)}, {1, 0}), "");  // nothing good is newer
 }

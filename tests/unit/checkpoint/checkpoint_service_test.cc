@@ -116,8 +116,10 @@ TEST_F(ServiceFixture, RefusesACatalogOfANewerProgram) {
   {
     const auto store = store::OpenRocksDbMetaStore({database_, CatalogFamilies()});
     ASSERT_TRUE(store.ok()) << store.status();
-    ASSERT_TRUE((*store)->Commit({{"meta", "format", "2"}, {"meta", "catalog_uuid", std::string(16, 'u')}},
-                                 store::Durability::kSynced).ok());
+    ASSERT_TRUE((*store)
+                    ->Commit({{"meta", "format", "2"}, {"meta", "catalog_uuid", std::string(16, 'u')}},
+                             store::Durability::kSynced)
+                    .ok());
   }
   const absl::Status refused = TryStartService();
   EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
@@ -134,15 +136,16 @@ TEST(CheckpointService, AFailedStoreEndsTheServiceAndNothingIsAnswered) {
   options.allowed_roots = {"/data"};
   options.new_catalog_uuid = std::string(16, 'u');
   options.on_store_failure = [&](const absl::Status& status) { failure = status; };
-  const auto service = CheckpointService::Create(
-      options, {&store, &disk, RealClock(), executor.get(), executor.get(), executor.get()});
+  const auto service =
+      CheckpointService::Create(options, {&store, &disk, RealClock(), executor.get(), executor.get(), executor.get()});
   ASSERT_TRUE(service.ok()) << service.status();
   rpc::ServiceRegistry registry;
   (*service)->Register(&registry);
   rpc::MemoryTransport transport(executor.get());
   transport.Serve(std::move(registry));
   const std::unique_ptr<rpc::Channel> channel = transport.Connect();
-  const CheckpointClient client(channel.get(), {.deadline = absl::Milliseconds(300), .wait_for_ready = false, .metadata = {}});
+  const CheckpointClient client(channel.get(),
+                                {.deadline = absl::Milliseconds(300), .wait_for_ready = false, .metadata = {}});
   store.SetCapacity(0);
   const auto opened = client.OpenAttempt({kStageUid, 1, "job-1", "sft", "/data"});
   EXPECT_TRUE(absl::IsDeadlineExceeded(opened.status())) << opened.status();

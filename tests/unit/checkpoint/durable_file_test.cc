@@ -15,7 +15,9 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using Survival = SimulatedFileSystem::Survival;
 
-std::span<const std::byte> SpanOf(std::string_view bytes) { return std::as_bytes(std::span(bytes.data(), bytes.size())); }
+std::span<const std::byte> SpanOf(std::string_view bytes) {
+  return std::as_bytes(std::span(bytes.data(), bytes.size()));
+}
 
 // Not periodic in the chunk size, so that a chunk in another's place is found.
 std::string Pattern(uint64_t count) {
@@ -28,7 +30,8 @@ TEST(ChunkSums, RoundTripAndDigestDefinition) {
   for (const uint64_t size : {uint64_t{0}, uint64_t{1}, kChunkBytes, kChunkBytes + 1, 2 * kChunkBytes}) {
     const std::string bytes = Pattern(size);
     ChunkHasher hasher;
-    for (size_t at = 0; at < bytes.size(); at += 1'000'003) hasher.Update(SpanOf(std::string_view(bytes).substr(at, 1'000'003)));
+    for (size_t at = 0; at < bytes.size(); at += 1'000'003)
+      hasher.Update(SpanOf(std::string_view(bytes).substr(at, 1'000'003)));
     const ChunkSums sums = hasher.Finish();
     EXPECT_EQ(sums.bytes, size);
     EXPECT_EQ(sums.chunks.size(), (size + kChunkBytes - 1) / kChunkBytes);
@@ -82,13 +85,17 @@ TEST(DurableFile, IsNeverWrittenTwice) {
 
 TEST(DurableFile, RemovesTemporariesWhenGivenUpOrFull) {
   SimulatedFileSystem disk;
-  { ASSERT_TRUE((*DurableFileWriter::Create(&disk, "/a", 10))->Append("half").ok()); }
+  {
+    ASSERT_TRUE((*DurableFileWriter::Create(&disk, "/a", 10))->Append("half").ok());
+  }
   EXPECT_THAT(*disk.List("/"), ElementsAre());
   disk.SetCapacity(1000);
   EXPECT_EQ(DurableFileWriter::Create(&disk, "/b", 2000).status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(*disk.List("/"), ElementsAre());
   // No reservation and full in the middle: the same, and nothing stays.
-  { EXPECT_TRUE(absl::IsResourceExhausted((*DurableFileWriter::Create(&disk, "/c", 0))->Append(Pattern(2000)))); }
+  {
+    EXPECT_TRUE(absl::IsResourceExhausted((*DurableFileWriter::Create(&disk, "/c", 0))->Append(Pattern(2000))));
+  }
   EXPECT_THAT(*disk.List("/"), ElementsAre());
   EXPECT_EQ(*disk.FreeBytes("/"), 1000u);
   // Full only for the sums: the file does not appear without them.
@@ -197,7 +204,7 @@ TEST_F(VerifyFilesTest, NamesAnotherSizeAndUnreadableChunks) {
   claims_[1].bytes = 8;
   disk_.SetHook([](FileOperation operation, const std::string& path) {
     return operation == FileOperation::kRead && path == "/step/small" ? absl::InternalError("input/output error")
-                                                                       : absl::OkStatus();
+                                                                      : absl::OkStatus();
   });
   EXPECT_EQ(Damages(true), "small#0 ");
 }

@@ -46,7 +46,9 @@ std::string Bytes(uint64_t count, int seed) {
   return bytes;
 }
 
-std::span<const std::byte> SpanOf(const std::string& bytes) { return std::as_bytes(std::span(bytes.data(), bytes.size())); }
+std::span<const std::byte> SpanOf(const std::string& bytes) {
+  return std::as_bytes(std::span(bytes.data(), bytes.size()));
+}
 
 TEST_F(SafetensorsOracle, ReadsWhatWeWriteAndWritesTheSameBytes) {
   auto writer = SafetensorsWriter::Create(PosixFileSystem(), folder_ + "/ours.safetensors",
@@ -125,9 +127,12 @@ TEST_F(SafetensorsOracle, RefusesWhatTheReferenceRefuses) {
       {R"({"a":{"dtype":"I8","shape":[-4],"data_offsets":[0,4]}})", 4},
       {R"({"a":{"dtype":"X8","shape":[4],"data_offsets":[0,4]}})", 4},
       {R"({"a":{"dtype":"I8","shape":[4],"data_offsets":[4,0]}})", 4},
-      {R"({"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"I8","shape":[2],"data_offsets":[1,3]}})", 3},
-      {R"({"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"I8","shape":[2],"data_offsets":[2,4]}})", 4},
-      {R"({"a":{"dtype":"I8","shape":[0],"data_offsets":[0,0]},"b":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}})", 0},
+      {R"({"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"I8","shape":[2],"data_offsets":[1,3]}})",
+       3},
+      {R"({"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"I8","shape":[2],"data_offsets":[2,4]}})",
+       4},
+      {R"({"a":{"dtype":"I8","shape":[0],"data_offsets":[0,0]},"b":{"dtype":"I8","shape":[0],"data_offsets":[0,0]}})",
+       0},
       {R"({"__metadata__":{"k":1}})", 0},
       {R"({"__metadata__":{"k":"v"}})", 0},
       {R"({"a":{"dtype":"I8","shape":[9223372036854775807,3],"data_offsets":[0,0]}})", 0},
@@ -147,7 +152,8 @@ TEST_F(SafetensorsOracle, RefusesWhatTheReferenceRefuses) {
   }
   const std::string theirs = Python(absl::StrCat(R"(
 from safetensors import safe_open
-for i in range()", headers.size(), R"():
+for i in range()",
+                                                 headers.size(), R"():
     try:
         with safe_open(f'{folder}/{i}.safetensors', 'np') as f: f.keys()
         print(1, end='')
@@ -160,8 +166,8 @@ TEST_F(SafetensorsOracle, IndexMatchesPythonsText) {
   const std::string ours = MakeSafetensorsIndex({{"b.weight", "vision.safetensors"}, {"a", "llm.safetensors"}}, 123);
   const std::string theirs = Python(R"(
 import json
-print(json.dumps({'metadata': {'total_size': 123}, 'weight_map': {'b.weight': 'vision.safetensors', 'a': 'llm.safetensors'}},
-                 indent=2, sort_keys=True))
+weight_map = {'b.weight': 'vision.safetensors', 'a': 'llm.safetensors'}
+print(json.dumps({'metadata': {'total_size': 123}, 'weight_map': weight_map}, indent=2, sort_keys=True))
 )");
   EXPECT_EQ(ours, theirs);
 }

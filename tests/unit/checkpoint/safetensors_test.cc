@@ -30,9 +30,10 @@ std::string Length(uint64_t n) {
 }
 
 TEST(Safetensors, ReadsAPlainHeader) {
-  const auto header = Parse(
-      R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},)"
-      R"("a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}  )", 16);
+  const auto header =
+      Parse(R"({"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]},)"
+            R"("a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}  )",
+            16);
   ASSERT_TRUE(header.ok()) << header.status();
   ASSERT_EQ(header->tensors.size(), 2u);
   EXPECT_EQ(header->tensors[0].name, "a");  // in the order of the bytes
@@ -49,7 +50,8 @@ TEST(Safetensors, ReadsEmptyFileAndEmptyTensors) {
   EXPECT_TRUE(Parse(R"({"__metadata__":{}})", 0).ok());
   const auto header = Parse(
       R"({"z":{"dtype":"F32","shape":[0,7],"data_offsets":[0,0]},"y":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},)"
-      R"("w":{"dtype":"F64","shape":[0],"data_offsets":[1,1]}})", 1);
+      R"("w":{"dtype":"F64","shape":[0],"data_offsets":[1,1]}})",
+      1);
   ASSERT_TRUE(header.ok()) << header.status();
   EXPECT_EQ(header->tensors.front().name, "z");
   EXPECT_EQ(header->tensors.back().name, "w");
@@ -59,7 +61,7 @@ TEST(Safetensors, RefusesBadLengths) {
   EXPECT_FALSE(ParseHeaderLength("1234567", 7).ok());
   EXPECT_THAT(std::string(ParseHeaderLength(Length(100'000'001), uint64_t{1} << 40).status().message()),
               HasSubstr("limit"));
-  EXPECT_FALSE(ParseHeaderLength(Length(UINT64_MAX), uint64_t{1} << 40).ok());      // N + 8 overflows
+  EXPECT_FALSE(ParseHeaderLength(Length(UINT64_MAX), uint64_t{1} << 40).ok());  // N + 8 overflows
   EXPECT_FALSE(ParseHeaderLength(Length(UINT64_MAX - 7), uint64_t{1} << 40).ok());
   EXPECT_THAT(std::string(ParseHeaderLength(Length(93), 100).status().message()), HasSubstr("does not fit"));
   EXPECT_EQ(*ParseHeaderLength(Length(92), 100), 92u);
@@ -176,7 +178,8 @@ TEST(Safetensors, RefusesToPlanWhatItWouldNotRead) {
   EXPECT_FALSE(PlanSafetensors({{"a", DType::kU8, {1}}, {"a", DType::kF32, {1}}}, {}).ok());
   EXPECT_FALSE(PlanSafetensors({{"a", DType::kF4, {1}}}, {}).ok());
   EXPECT_FALSE(PlanSafetensors({{"a", DType::kU8, {uint64_t{1} << 33, uint64_t{1} << 33}}}, {}).ok());
-  EXPECT_FALSE(PlanSafetensors({{"a", DType::kU8, {uint64_t{1} << 62}}, {"b", DType::kU8, {uint64_t{1} << 62}}}, {}).ok());
+  EXPECT_FALSE(
+      PlanSafetensors({{"a", DType::kU8, {uint64_t{1} << 62}}, {"b", DType::kU8, {uint64_t{1} << 62}}}, {}).ok());
   EXPECT_FALSE(PlanSafetensors({}, {{"k", "\xc3"}}).ok());
   EXPECT_TRUE(PlanSafetensors({}, {{"only", "metadata"}}).ok());
 }

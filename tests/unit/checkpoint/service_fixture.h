@@ -54,9 +54,9 @@ class ServiceFixture : public ::testing::Test {
     options.allowed_roots = {folder_ + "/artifacts"};
     options.new_catalog_uuid = "catalog-uuid-16b";
     options.on_store_failure = [](const absl::Status& status) { FAIL() << status; };
-    VLM_ASSIGN_OR_RETURN(service_, CheckpointService::Create(std::move(options),
-                                                             {store_.get(), PosixFileSystem(), RealClock(), actor_.get(),
-                                                              disk_.get(), verifier_.get()}));
+    VLM_ASSIGN_OR_RETURN(service_,
+                         CheckpointService::Create(std::move(options), {store_.get(), PosixFileSystem(), RealClock(),
+                                                                        actor_.get(), disk_.get(), verifier_.get()}));
     rpc::ServiceRegistry registry;
     service_->Register(&registry);
     transport_->Serve(std::move(registry));
@@ -91,7 +91,8 @@ class ServiceFixture : public ::testing::Test {
   StepInfo SaveStep(uint64_t fence, uint64_t step, bool final = false) {
     const auto folder = client_->BeginStep(Step(fence, step, 1, final));
     EXPECT_TRUE(folder.ok()) << folder.status();
-    const auto written = WriteDurableFile(PosixFileSystem(), *folder + "/rank-0.bin", absl::StrCat("weights of ", step));
+    const auto written =
+        WriteDurableFile(PosixFileSystem(), *folder + "/rank-0.bin", absl::StrCat("weights of ", step));
     EXPECT_TRUE(written.ok()) << written.status();
     const auto added = client_->AddPart({kStageUid, fence, step, 0, {{"rank-0.bin", written->bytes, written->digest}}});
     EXPECT_TRUE(added.ok() && *added) << added.status();
