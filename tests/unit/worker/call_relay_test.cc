@@ -1,0 +1,155 @@
+#include "worker/call_relay.h"
+
+#include <gtest/gtest.h>
+
+#include "base/file_system.h"
+#include "rpc/memory_transport.h"
+#include "tests/unit/rpc/virtual_executor.h"
+
+namespace vlm::worker {
+namespace {
+
+class VirtualClock final : public Clock {
+ public:
+  explicit VirtualClock(const rpc::VirtualExecutor* executor) : executor_(executor) {}
+  absl::Duration Monotonic() const override { return executor_->now(); }
+  absl::Time Wall() const override { return absl::UnixEpoch() + executor_->now(); }
+
+ private:
+  const rpc::VirtualExecutor* const executor_;
+};
+
+class CallRelayTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    path_ = testing::TempDir() + "/relay_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    ASSERT_TRUE(RemoveTree(PosixFileSystem(), path_).ok());
+    Restart();
+  }
+  void Restart() {
+    relay_.reset();
+    state_.reset();
+    state_ = StateDir::Open(path_, "host").value();
+    relay_ = std::make_unique<CallRelay>(CallRelay::Parts{.channel = channel_.get(),
+                                                          .executor = executor_,
+                                                          .disk = executor_,
+                                                          .state = state_.get(),
+                                                          .metrics = &metrics_,
+                                                          .clock = &clock_,
+                                                          .jitter = RngKey{1}});
+  }
+  void ServeEcho() {
+    rpc::ServiceRegistry registry;
+    registry.unary["/s.S/Do"] = [this](const rpc::CallContext&, std::string request, rpc::Respond respond) {
+      requests_.push_back(request);
+      if (refuse_) {
+        respond(absl::FailedPreconditionError("the fence moved"));
+      } else {
+        respond("re: " + request);
+      }
+    };
+    transport_.Serve(std::move(registry));
+  }
+  rpc::Channel::Done Keep() {
+    return [this](absl::StatusOr<std::string> answer) { answers_.push_back(std::move(answer)); };
+  }
+  void Run(absl::Duration time) { executor_->RunUntil(executor_->now() + time); }
+
+  std::string path_;
+  std::shared_ptr<rpc::VirtualExecutor> executor_ = std::make_shared<rpc::VirtualExecutor>();
+  VirtualClock clock_{executor_.get()};
+  rpc::MemoryTransport transport_{executor_.get()};
+  std::unique_ptr<rpc::Channel> channel_ = transport_.Connect();
+  NoWorkerMetrics metrics_;
+  std::unique_ptr<StateDir> state_;
+  std::unique_ptr<CallRelay> relay_;
+  std::vector<std::string> requests_;
+  std::vector<absl::StatusOr<std::string>> answers_;
+  bool refuse_ = false;
+};
+
+TEST_F(CallRelayTest, ForwardsAndWaitsForAServiceThatIsAway) {
+  relay_->Forward("/s.S/Do", "x", absl::Seconds(60), Keep());
+  Run(absl::Seconds(20));
+  EXPECT_TRUE(answers_.empty());
+  EXPECT_EQ(relay_->waiting(), 1u);
+  ServeEcho();
+  Run(absl::Seconds(1));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_EQ(answers_[0].value(), "re: x");
+  EXPECT_EQ(requests_.size(), 1u);
+  EXPECT_EQ(relay_->waiting(), 0u);
+}
+
+TEST_F(CallRelayTest, AForwardedCallEndsAtItsDeadline) {
+  relay_->Forward("/s.S/Do", "x", absl::Seconds(5), Keep());
+  Run(absl::Seconds(6));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(answers_[0].status()));
+  ServeEcho();
+  Run(absl::Seconds(6));
+  EXPECT_TRUE(requests_.empty());
+}
+
+TEST_F(CallRelayTest, ARefusalIsAnAnswer) {
+  ServeEcho();
+  refuse_ = true;
+  relay_->Forward("/s.S/Do", "x", absl::Seconds(5), Keep());
+  Run(absl::Seconds(10));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsFailedPrecondition(answers_[0].status()));
+  EXPECT_EQ(requests_.size(), 1u);
+}
+
+TEST_F(CallRelayTest, AStoredCallOutlivesItsCallerAndTheWorker) {
+  relay_->Deliver({.name = "p", .method = "/s.S/Do", .request = "part"}, absl::Seconds(2), Keep());
+  Run(absl::Seconds(3));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(answers_[0].status()));
+  Restart();
+  const auto calls = state_->LoadCalls().value();
+  ASSERT_EQ(calls.size(), 1u);
+  relay_->Resume(calls);
+  ServeEcho();
+  Run(absl::Seconds(2));
+  EXPECT_EQ(requests_, std::vector<std::string>{"part"});
+  EXPECT_TRUE(state_->LoadCalls().value().empty());
+  EXPECT_EQ(relay_->waiting(), 0u);
+}
+
+TEST_F(CallRelayTest, EqualStoredCallsAreOneAndAllCallersAreAnswered) {
+  const StoredCall call{.name = "p", .method = "/s.S/Do", .request = "part"};
+  relay_->Deliver(call, absl::Seconds(60), Keep());
+  relay_->Deliver(call, absl::Seconds(60), Keep());
+  StoredCall other = call;
+  other.request = "other";
+  relay_->Deliver(other, absl::Seconds(60), Keep());
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsFailedPrecondition(answers_[0].status()));
+  ServeEcho();
+  Run(absl::Seconds(2));
+  ASSERT_EQ(answers_.size(), 3u);
+  EXPECT_EQ(answers_[1].value(), "re: part");
+  EXPECT_EQ(answers_[2].value(), "re: part");
+  EXPECT_EQ(requests_.size(), 1u);
+}
+
+TEST_F(CallRelayTest, ARefusedStoredCallIsForgotten) {
+  ServeEcho();
+  refuse_ = true;
+  relay_->Deliver({.name = "p", .method = "/s.S/Do", .request = "part"}, absl::InfiniteDuration(), Keep());
+  Run(absl::Seconds(2));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsFailedPrecondition(answers_[0].status()));
+  EXPECT_TRUE(state_->LoadCalls().value().empty());
+}
+
+TEST_F(CallRelayTest, TheNumberOfWaitingCallsIsBounded) {
+  for (size_t i = 0; i < CallRelay::kWaitingMax; ++i) relay_->Forward("/s.S/Do", "x", absl::Hours(1), [](auto) {});
+  relay_->Forward("/s.S/Do", "x", absl::Hours(1), Keep());
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsResourceExhausted(answers_[0].status()));
+}
+
+}  // namespace
+}  // namespace vlm::worker
