@@ -1,0 +1,64 @@
+#include "cli/message_text.h"
+
+#include <google/protobuf/util/json_util.h>
+#include <yaml-cpp/yaml.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/check.h"
+
+namespace vlm::cli {
+namespace {
+
+void Emit(const nlohmann::ordered_json& json, YAML::Emitter* out) {
+  if (json.is_object()) {
+    if (json.empty()) *out << YAML::Flow;
+    *out << YAML::BeginMap;
+    for (const auto& [key, value] : json.items()) {
+      *out << YAML::Key << key << YAML::Value;
+      Emit(value, out);
+    }
+    *out << YAML::EndMap;
+  } else if (json.is_array()) {
+    if (json.empty()) *out << YAML::Flow;
+    *out << YAML::BeginSeq;
+    for (const auto& value : json) Emit(value, out);
+    *out << YAML::EndSeq;
+  } else if (json.is_string()) {
+    *out << YAML::DoubleQuoted << json.get<std::string>();
+  } else {
+    *out << json.dump();  // numbers, true, false and null read the same in YAML
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> MessageToJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
+  if (!status.ok()) return absl::InternalError("the answer cannot be printed as JSON: " + status.ToString());
+  return json;
+}
+
+std::string JsonToYaml(std::string_view json) {
+  YAML::Emitter out;
+  Emit(nlohmann::ordered_json::parse(json), &out);
+  return std::string(out.c_str()) + "\n";
+}
+
+std::string JsonToText(std::string json, OutputFormat format) {
+  VLM_CHECK(format != OutputFormat::kTable, "a table has no JSON");
+  return format == OutputFormat::kJson ? std::move(json) : JsonToYaml(json);
+}
+
+absl::StatusOr<std::string> MessageToText(const google::protobuf::Message& message, OutputFormat format) {
+  VLM_ASSIGN_OR_RETURN(std::string json, MessageToJson(message));
+  return JsonToText(std::move(json), format);
+}
+
+}  // namespace vlm::cli
