@@ -17,7 +17,7 @@ namespace vlm {
 
 struct Digest {
   std::array<uint8_t, 32> bytes{};
-  std::string Hex() const;                 // 64 lower-case digits
+  std::string Hex() const;                                      // 64 lower-case digits
   static absl::StatusOr<Digest> FromHex(std::string_view hex);  // INVALID_ARGUMENT unless 64 hex digits
   friend auto operator<=>(const Digest&, const Digest&) = default;
 };

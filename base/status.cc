@@ -10,15 +10,21 @@ namespace {
 
 absl::StatusCode CodeOfErrno(int error_number) {
   switch (error_number) {
-    case ENOENT: return absl::StatusCode::kNotFound;
-    case EEXIST: return absl::StatusCode::kAlreadyExists;
+    case ENOENT:
+      return absl::StatusCode::kNotFound;
+    case EEXIST:
+      return absl::StatusCode::kAlreadyExists;
     case EACCES:
-    case EPERM: return absl::StatusCode::kPermissionDenied;
+    case EPERM:
+      return absl::StatusCode::kPermissionDenied;
     case ENOSPC:
     case EDQUOT:
-    case EMFILE: return absl::StatusCode::kResourceExhausted;
-    case ETIMEDOUT: return absl::StatusCode::kDeadlineExceeded;
-    default: return absl::StatusCode::kInternal;
+    case EMFILE:
+      return absl::StatusCode::kResourceExhausted;
+    case ETIMEDOUT:
+      return absl::StatusCode::kDeadlineExceeded;
+    default:
+      return absl::StatusCode::kInternal;
   }
 }
 

@@ -20,8 +20,8 @@ absl::Status ErrnoStatus(int error_number, std::string_view action);
 
 }  // namespace vlm
 
-#define VLM_RETURN_IF_ERROR(expression)                          \
-  do {                                                           \
+#define VLM_RETURN_IF_ERROR(expression)                                              \
+  do {                                                                               \
     if (absl::Status vlm_status = (expression); !vlm_status.ok()) return vlm_status; \
   } while (false)
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -106,10 +105,10 @@ uint64_t BatchPlan::StepsOf(double epochs) {
 }
 
 Digest BatchPlan::Fingerprint(std::string_view manifest_digest) const {
-  std::string text = absl::StrCat("order ", kOrderVersion, " seed ", options_.seed, " global_batch ",
-                                  options_.global_batch, " micro_batch ", options_.micro_batch, " packing ",
-                                  options_.packing, " manifest ",
-                                  absl::string_view(manifest_digest.data(), manifest_digest.size()));
+  std::string text =
+      absl::StrCat("order ", kOrderVersion, " seed ", options_.seed, " global_batch ", options_.global_batch,
+                   " micro_batch ", options_.micro_batch, " packing ", options_.packing, " manifest ",
+                   absl::string_view(manifest_digest.data(), manifest_digest.size()));
   for (const MixtureEntry& entry : options_.mixture) {
     absl::StrAppend(&text, " source ", entry.source, " ", entry.weight, " ", entry.stop);
   }

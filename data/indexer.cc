@@ -29,8 +29,7 @@ absl::Status CheckPictures(const ReadableFile& file, const RecordPlace& place) {
 absl::StatusOr<SampleRecord> Measure(const ReadableFile& file, const RecordPlace& place, const RenderSettings& render,
                                      const ChatTemplate& chat_template) {
   VLM_ASSIGN_OR_RETURN(const std::string json, ReadSpan(file, place.json));
-  VLM_ASSIGN_OR_RETURN(const Conversation conversation,
-                       ParseConversation(json, static_cast<int>(place.images.size())));
+  VLM_ASSIGN_OR_RETURN(const Conversation conversation, ParseConversation(json, static_cast<int>(place.images.size())));
   if (!place.images.empty() && render.image_tokens == 0) {
     return absl::InvalidArgumentError("sample has a picture, but the index has no image settings");
   }
@@ -38,8 +37,8 @@ absl::StatusOr<SampleRecord> Measure(const ReadableFile& file, const RecordPlace
   VLM_ASSIGN_OR_RETURN(Sample sample, chat_template.Render(conversation, {.image_tokens = render.image_tokens}));
   const int64_t dropped = Truncate(&sample, render.context);
   if (sample.targets() == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("no target is left after cutting ", dropped,
-                                                   " positions to the context of ", render.context));
+    return absl::InvalidArgumentError(
+        absl::StrCat("no target is left after cutting ", dropped, " positions to the context of ", render.context));
   }
   SampleRecord record{};
   record.json_offset = place.json.offset;
@@ -92,8 +91,7 @@ absl::Status ForEachText(FileSystem* files, const std::string& path,
   VLM_ASSIGN_OR_RETURN(const std::vector<RecordPlace> places, ListRecords(path, *file));
   for (const RecordPlace& place : places) {
     VLM_ASSIGN_OR_RETURN(const std::string json, ReadSpan(*file, place.json));
-    const absl::StatusOr<Conversation> conversation =
-        ParseConversation(json, static_cast<int>(place.images.size()));
+    const absl::StatusOr<Conversation> conversation = ParseConversation(json, static_cast<int>(place.images.size()));
     if (!conversation.ok()) return Annotate(conversation.status(), absl::StrCat(path, ":", place.line));
     if (!conversation->text.empty()) visit(conversation->text);
     for (const Message& message : conversation->messages) {

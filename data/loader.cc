@@ -129,8 +129,8 @@ class ThreadedLoader final : public Loader {
 }  // namespace
 
 absl::Status AppendPixels(std::string_view encoded, const PixelOptions& options, std::vector<float>* out) {
-  VLM_ASSIGN_OR_RETURN(const Image decoded, DecodeImage(std::as_bytes(std::span(encoded.data(), encoded.size())),
-                                                        options.limits));
+  VLM_ASSIGN_OR_RETURN(const Image decoded,
+                       DecodeImage(std::as_bytes(std::span(encoded.data(), encoded.size())), options.limits));
   VLM_ASSIGN_OR_RETURN(const Image resized, Resize(decoded, options.size, options.size, ResampleFilter::kBicubic));
   const size_t start = out->size();
   out->resize(start + 3 * static_cast<size_t>(options.size) * static_cast<size_t>(options.size));

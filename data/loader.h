@@ -26,15 +26,15 @@ struct PixelOptions {
 
 // One micro-batch as plain arrays. N tokens, K targets, I images, V vision tokens; see model/graph.h.
 struct HostMicroBatch {
-  uint32_t index = 0;                // m within the step
+  uint32_t index = 0;  // m within the step
   std::vector<int64_t> ids_N, positions_N;
   std::vector<int64_t> document_starts;  // documents + 1 entries, the last is N
   std::vector<int64_t> target_index_K, target_id_K;
   std::vector<float> target_weight_K;
-  std::vector<float> pixels;         // [I, 3, size, size]
+  std::vector<float> pixels;  // [I, 3, size, size]
   std::vector<int64_t> image_row_V;
   int64_t images = 0;
-  double target_weight = 0;          // sum over K
+  double target_weight = 0;  // sum over K
 };
 
 // One picture as the model sees it, [3, size, size], appended to `out`. Errors are the decoder's.
@@ -86,11 +86,11 @@ class Loader {
     uint32_t steps_ahead = 2;  // steps kept ready; bounds memory
   };
   struct Step {
-    uint64_t step = 0;                   // optimizer step this feeds, counted from 1
-    uint32_t micro_batches = 0;          // of the whole step, over all ranks
-    Cursor next;                         // where the step after it begins
-    std::vector<HostMicroBatch> mine;    // m = rank, rank + world, ...
-    Digest samples;                      // of the step's global sample numbers
+    uint64_t step = 0;                 // optimizer step this feeds, counted from 1
+    uint32_t micro_batches = 0;        // of the whole step, over all ranks
+    Cursor next;                       // where the step after it begins
+    std::vector<HostMicroBatch> mine;  // m = rank, rank + world, ...
+    Digest samples;                    // of the step's global sample numbers
   };
 
   // Starts at `cursor`, whose batch feeds optimizer step `first_step`. `reader` must outlive the loader.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
-
 #include <nlohmann/json.hpp>
 
 namespace vlm::data {
@@ -75,8 +74,8 @@ absl::Status CheckTables(const Manifest& manifest, const std::string& folder) {
   if (samples != manifest.samples.size()) return Wrong(folder, "sources and samples.bin differ in length");
   for (size_t i = 0; i < manifest.samples.size(); ++i) {
     const SampleRecord& record = manifest.samples[i];
-    if (record.file >= manifest.files.size() ||
-        uint64_t{record.first_image} + record.images > manifest.images.size() || record.tokens == 0) {
+    if (record.file >= manifest.files.size() || uint64_t{record.first_image} + record.images > manifest.images.size() ||
+        record.tokens == 0) {
       return Wrong(folder, "sample " + std::to_string(i) + " points outside its tables");
     }
   }

@@ -37,7 +37,7 @@ struct ImageRecord {
 static_assert(sizeof(ImageRecord) == 16);
 
 struct ManifestFile {
-  std::string path;    // absolute
+  std::string path;  // absolute
   uint64_t bytes = 0;
   std::string digest;  // hex SHA-256
   std::string source;

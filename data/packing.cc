@@ -13,9 +13,8 @@ namespace vlm::data {
 std::vector<Pack> PackWindow(std::span<const uint32_t> lengths, uint32_t capacity, RngKey key) {
   std::vector<uint32_t> by_length(lengths.size());
   std::iota(by_length.begin(), by_length.end(), 0u);
-  std::sort(by_length.begin(), by_length.end(), [&](uint32_t a, uint32_t b) {
-    return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b;
-  });
+  std::sort(by_length.begin(), by_length.end(),
+            [&](uint32_t a, uint32_t b) { return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b; });
 
   std::vector<Pack> packs;
   std::set<std::pair<uint32_t, uint32_t>> room;  // (tokens free, pack): the first that fits leaves least

@@ -39,9 +39,8 @@ absl::StatusOr<std::vector<RecordPlace>> ListTar(const std::string& path, const 
                  EndsWith(part.extension, "png")) {
         place.images.push_back(span);
       } else {
-        return absl::InvalidArgumentError(
-            absl::StrCat("member has an unknown ending (known: json, jpg, jpeg, png): ", path, ": ", sample.key, ".",
-                         part.extension));
+        return absl::InvalidArgumentError(absl::StrCat("member has an unknown ending (known: json, jpg, jpeg, png): ",
+                                                       path, ": ", sample.key, ".", part.extension));
       }
     }
     if (!has_json) return absl::InvalidArgumentError(absl::StrCat("sample has no .json: ", path, ": ", sample.key));
@@ -95,7 +94,8 @@ absl::StatusOr<std::vector<std::string>> ResolvePattern(FileSystem* files, const
   std::string relative = pattern;
   if (absolute) {
     if (pattern.compare(0, root.size() + 1, root + "/") != 0) {
-      return absl::PermissionDeniedError(absl::StrCat("data path is outside the worker's data root ", root, ": ", pattern));
+      return absl::PermissionDeniedError(
+          absl::StrCat("data path is outside the worker's data root ", root, ": ", pattern));
     }
     relative = pattern.substr(root.size() + 1);
   }

@@ -31,9 +31,8 @@ int64_t Sample::targets() const {
 }
 
 int32_t Sample::images() const {
-  return static_cast<int32_t>(std::count_if(parts.begin(), parts.end(), [](const auto& part) {
-    return std::holds_alternative<ImageSpan>(part);
-  }));
+  return static_cast<int32_t>(std::count_if(parts.begin(), parts.end(),
+                                            [](const auto& part) { return std::holds_alternative<ImageSpan>(part); }));
 }
 
 int64_t Truncate(Sample* sample, int64_t tokens_max) {

@@ -4,9 +4,8 @@
 #ifndef VLM_SPEC_BIND_H_
 #define VLM_SPEC_BIND_H_
 
-#include <nlohmann/json.hpp>
-
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <type_traits>

@@ -1,7 +1,6 @@
 #include "spec/canonical.h"
 
 #include <nlohmann/json.hpp>
-
 #include <optional>
 #include <utility>
 

@@ -71,7 +71,8 @@ class Checker {
         if (node.is_map()) return Map(node, schema, kinds, path);
         if (node.is_scalar()) return SpreadNumber(node, schema, kinds, path);
         break;
-      default: break;
+      default:
+        break;
     }
     if (!node.is_scalar()) return WrongType(node, *row, schema, path);
     ScalarResult result = CheckScalar(node, *row);
@@ -90,8 +91,7 @@ class Checker {
   json WrongType(const YamlNode& node, const Field& row, const SchemaNode& schema, const std::string& path) {
     const bool reference = row.type == ValueType::kMap && schema.Child("stage") != nullptr;
     if (reference && node.is_scalar()) {
-      Report(node.at, path, absl::StrCat("a path is not supported yet here: ", node.Describe()),
-             "write {stage: NAME}");
+      Report(node.at, path, absl::StrCat("a path is not supported yet here: ", node.Describe()), "write {stage: NAME}");
     } else {
       Report(node.at, path, absl::StrCat("expected ", std::string(TypeName(row.type)), ", got ", node.Describe()));
     }

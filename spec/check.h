@@ -3,7 +3,6 @@
 #define VLM_SPEC_CHECK_H_
 
 #include <nlohmann/json.hpp>
-
 #include <vector>
 
 #include "spec/diagnostic.h"

@@ -41,8 +41,8 @@ class Loader {
   std::optional<YamlNode> Load(const std::string& path, const Position& named_at) {
     if (std::find(open_.begin(), open_.end(), path) != open_.end()) {
       open_.push_back(path);
-      diagnostics_->Add({"extends", named_at, absl::StrCat("files extend each other in a cycle: ",
-                                                           absl::StrJoin(open_, " -> ")), ""});
+      diagnostics_->Add({"extends", named_at,
+                         absl::StrCat("files extend each other in a cycle: ", absl::StrJoin(open_, " -> ")), ""});
       return std::nullopt;
     }
     if (++files_read_ > kExtendedFilesMax + 1) {
@@ -112,8 +112,11 @@ std::optional<std::string> Compose(FileSystem* files, const std::string& path,
   if (!ElaborateJob(&*root, diagnostics)) return std::nullopt;
   std::string composed = RenderYaml(*root);
   if (composed.size() > kJobBytesMax) {
-    diagnostics->Add({"", {path, 0, 0}, absl::StrCat("the composed job is too large: ", composed.size(),
-                                                     " bytes, the limit is ", kJobBytesMax), ""});
+    diagnostics->Add(
+        {"",
+         {path, 0, 0},
+         absl::StrCat("the composed job is too large: ", composed.size(), " bytes, the limit is ", kJobBytesMax),
+         ""});
     return std::nullopt;
   }
   return composed;

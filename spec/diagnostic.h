@@ -21,10 +21,10 @@ struct Position {
 };
 
 struct Diagnostic {
-  std::string path;        // "spec.stages[sft].train.lr"; empty: the file itself
+  std::string path;  // "spec.stages[sft].train.lr"; empty: the file itself
   Position at;
-  std::string message;     // what is wrong, values last
-  std::string suggestion;  // what to write instead; may be empty
+  std::string message;           // what is wrong, values last
+  std::string suggestion;        // what to write instead; may be empty
   std::string ToString() const;  // "job.yaml:3:7: spec.x: message; suggestion"
 };
 
@@ -42,8 +42,8 @@ class Diagnostics {
   const std::vector<Diagnostic>& all() const { return kept_; }
   int64_t dropped() const { return dropped_; }
   void SortByPlace();
-  std::string ToString() const;     // one line each
-  absl::Status ToStatus() const;    // OK, or INVALID_ARGUMENT with ToString()
+  std::string ToString() const;   // one line each
+  absl::Status ToStatus() const;  // OK, or INVALID_ARGUMENT with ToString()
 
  private:
   std::vector<Diagnostic> kept_;

@@ -1,7 +1,6 @@
 #include "spec/elaborate.h"
 
 #include <nlohmann/json.hpp>
-
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,8 +34,9 @@ void ApplyRetry(const json& rules, std::map<FailureClass, RetryRule>* retry) {
 // The built-in rules, as the schema's default has them.
 const std::map<FailureClass, RetryRule>& RetryDefaults() {
   static const auto* const defaults = [] {
-    constexpr char kSmallest[] = "{metadata: {name: a}, spec: {stages: [{name: a, kind: generate, generate: "
-                                 "{splits: [{name: captions, samples: 1}]}}]}}";
+    constexpr char kSmallest[] =
+        "{metadata: {name: a}, spec: {stages: [{name: a, kind: generate, generate: "
+        "{splits: [{name: captions, samples: 1}]}}]}}";
     Diagnostics diagnostics;
     std::optional<YamlNode> root = ReadYaml(kSmallest, "schema", &diagnostics);
     const Checked checked = CheckJob(&*root, &diagnostics);

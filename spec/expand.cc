@@ -41,8 +41,8 @@ void Put(YamlNode& map, std::string key, YamlNode value) {
 
 // Takes the value of `key` out of `map`.
 std::optional<YamlNode> Take(YamlNode& map, std::string_view key) {
-  const auto found = std::find_if(map.entries.begin(), map.entries.end(),
-                                  [&](const YamlEntry& entry) { return entry.key == key; });
+  const auto found =
+      std::find_if(map.entries.begin(), map.entries.end(), [&](const YamlEntry& entry) { return entry.key == key; });
   if (found == map.entries.end()) return std::nullopt;
   YamlNode value = std::move(found->value);
   map.entries.erase(found);

@@ -30,8 +30,8 @@ bool IsPool(StageKind kind) {
 }
 
 const Stage* FindStage(const Job& job, std::string_view name) {
-  const auto found = std::find_if(job.stages.begin(), job.stages.end(),
-                                  [&](const Stage& stage) { return stage.name == name; });
+  const auto found =
+      std::find_if(job.stages.begin(), job.stages.end(), [&](const Stage& stage) { return stage.name == name; });
   return found == job.stages.end() ? nullptr : &*found;
 }
 

@@ -44,8 +44,8 @@ struct Job {
   std::map<std::string, std::string> labels;
   uint64_t seed = 0;
   Ranks ranks;
-  std::optional<int32_t> gpu;  // devices per rank: 0 or 1; absent: 1 where workers have GPUs, else 0
-  std::string artifacts;       // absolute folder; empty: a folder of the service
+  std::optional<int32_t> gpu;               // devices per rank: 0 or 1; absent: 1 where workers have GPUs, else 0
+  std::string artifacts;                    // absolute folder; empty: a folder of the service
   std::map<FailureClass, RetryRule> retry;  // every class
   int32_t no_progress_restarts_max = 0;     // attempts in a row without a commit, whatever the class
   std::vector<Stage> stages;                // as written; inserted index stages before their first user

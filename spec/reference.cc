@@ -12,9 +12,8 @@ namespace {
 std::string TypeText(const Field& field) {
   std::string text(TypeName(field.type));
   if (field.type == ValueType::kChoice || field.type == ValueType::kIntegerChoice) {
-    text = absl::StrJoin(SplitChoices(field.choices), ", ", [](std::string* out, std::string_view word) {
-      out->append(word);
-    });
+    text = absl::StrJoin(SplitChoices(field.choices), ", ",
+                         [](std::string* out, std::string_view word) { out->append(word); });
   } else if (field.type == ValueType::kStage && !field.choices.empty()) {
     absl::StrAppend(&text, " of kind ", absl::StrReplaceAll(std::string(field.choices), {{"|", " or "}}));
   }
@@ -49,11 +48,10 @@ std::string Escaped(std::string text) {
 void AppendRow(const Field& field, std::string* out) {
   std::string type = TypeText(field);
   if (!field.later.empty()) {
-    absl::StrAppend(&type, " (not supported yet: ",
-                    absl::StrReplaceAll(std::string(field.later), {{"|", ", "}}), ")");
+    absl::StrAppend(&type, " (not supported yet: ", absl::StrReplaceAll(std::string(field.later), {{"|", ", "}}), ")");
   }
-  absl::StrAppend(out, "| `", std::string(field.path), "` | ", Escaped(type), " | ", Escaped(DefaultText(field)),
-                  " | ", Escaped(KindNames(field.kinds)), " | ", field.semantic ? "yes" : "no", " | ",
+  absl::StrAppend(out, "| `", std::string(field.path), "` | ", Escaped(type), " | ", Escaped(DefaultText(field)), " | ",
+                  Escaped(KindNames(field.kinds)), " | ", field.semantic ? "yes" : "no", " | ",
                   Escaped(std::string(field.doc)), " |\n");
 }
 

@@ -1,8 +1,7 @@
 #include "spec/render.h"
 
-#include <nlohmann/json.hpp>
-
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 
@@ -10,11 +9,9 @@ namespace vlm::spec {
 namespace {
 
 bool IsPlainSafe(const std::string& text) {
-  const auto letter = [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-  };
-  if (text.empty() || text == "null" || !(letter(text.front()) || text.front() == '-' || text.front() == '.' ||
-                                          text.front() == '/')) {
+  const auto letter = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
+  if (text.empty() || text == "null" ||
+      !(letter(text.front()) || text.front() == '-' || text.front() == '.' || text.front() == '/')) {
     return false;
   }
   if (text == "-" || text.starts_with("- ") || text.starts_with("---") || text.starts_with("...") ||

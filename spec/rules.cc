@@ -63,17 +63,27 @@ class RuleChecker {
       if (!all_[number_]) continue;
       const Stage& stage = *all_[number_];
       if (stage.ranks.min > stage.ranks.max && !InheritsRanks()) {
-        Report("ranks.min", absl::StrCat("impossible number of ranks: min ", stage.ranks.min, " is above max ",
-                                         stage.ranks.max));
+        Report("ranks.min",
+               absl::StrCat("impossible number of ranks: min ", stage.ranks.min, " is above max ", stage.ranks.max));
       }
       switch (stage.kind) {
-        case StageKind::kGenerate: Generate(stage); break;
-        case StageKind::kTokenizer: Tokenizer(stage.tokenizer()); break;
-        case StageKind::kIndex: Index(stage.index()); break;
+        case StageKind::kGenerate:
+          Generate(stage);
+          break;
+        case StageKind::kTokenizer:
+          Tokenizer(stage.tokenizer());
+          break;
+        case StageKind::kIndex:
+          Index(stage.index());
+          break;
         case StageKind::kPretrain:
         case StageKind::kAlign:
-        case StageKind::kSft: Training(stage); break;
-        case StageKind::kEvaluate: Evaluate(stage.evaluate()); break;
+        case StageKind::kSft:
+          Training(stage);
+          break;
+        case StageKind::kEvaluate:
+          Evaluate(stage.evaluate());
+          break;
       }
     }
   }
@@ -112,8 +122,8 @@ class RuleChecker {
   void Generate(const Stage& stage) {
     const GenerateSettings& settings = stage.generate();
     if (settings.image.min_size > settings.image.max_size) {
-      Report("generate.image.min_size", absl::StrCat("min_size ", settings.image.min_size, " is above max_size ",
-                                                     settings.image.max_size));
+      Report("generate.image.min_size",
+             absl::StrCat("min_size ", settings.image.min_size, " is above max_size ", settings.image.max_size));
     }
     Distinct(settings.splits, "generate.splits", ".name", [](const GenerateSplit& split) { return split.name; });
     if (stage.shards > kPoolShardsMax) {
@@ -169,8 +179,9 @@ class RuleChecker {
     const std::vector<std::string>& special = tokenizer->tokenizer().special;
     const auto needs_token = [&](const std::string& token, const std::string& below, const std::string& why) {
       if (std::find(special.begin(), special.end(), token) != special.end()) return;
-      Report(below, absl::StrCat(why, " needs the special token ", Quoted(token), ", which tokenizer stage ",
-                                 Quoted(tokenizer->name), " does not reserve"),
+      Report(below,
+             absl::StrCat(why, " needs the special token ", Quoted(token), ", which tokenizer stage ",
+                          Quoted(tokenizer->name), " does not reserve"),
              "add it to tokenizer.special");
     };
     needs_token("<|endoftext|>", "data.tokenizer", "the end of a document");
@@ -214,8 +225,8 @@ class RuleChecker {
     if (model.text) {
       const TextModel& text = *model.text;
       if (text.hidden % text.heads != 0 || (text.hidden / text.heads) % 2 != 0) {
-        Report("model.text.hidden", absl::StrCat("hidden / heads must be a whole even number: ", text.hidden, " / ",
-                                                 text.heads));
+        Report("model.text.hidden",
+               absl::StrCat("hidden / heads must be a whole even number: ", text.hidden, " / ", text.heads));
       }
       if (text.heads % text.kv_heads != 0) {
         Report("model.text.kv_heads", absl::StrCat("does not divide heads ", text.heads, ": ", text.kv_heads));

@@ -18,8 +18,10 @@ bool IsAlphanumeric(char c) { return IsDigit(c) || (c >= 'a' && c <= 'z') || (c 
 
 // "-4", "" or "12": one end of a slice.
 bool IsSliceEnd(std::string_view text) {
-  if (!text.empty() && text[0] == '-') text.remove_prefix(1);
-  else if (text.empty()) return true;
+  if (!text.empty() && text[0] == '-')
+    text.remove_prefix(1);
+  else if (text.empty())
+    return true;
   return !text.empty() && text.size() <= 6 && std::all_of(text.begin(), text.end(), IsDigit);
 }
 
@@ -46,11 +48,20 @@ std::optional<int64_t> ReadCount(std::string_view text) {
   if (text.empty()) return std::nullopt;
   int zeros = 0;
   switch (text.back()) {
-    case 'K': zeros = 3; break;
-    case 'M': zeros = 6; break;
-    case 'B': zeros = 9; break;
-    case 'T': zeros = 12; break;
-    default: return ReadInteger(text);
+    case 'K':
+      zeros = 3;
+      break;
+    case 'M':
+      zeros = 6;
+      break;
+    case 'B':
+      zeros = 9;
+      break;
+    case 'T':
+      zeros = 12;
+      break;
+    default:
+      return ReadInteger(text);
   }
   text.remove_suffix(1);
   const size_t point = text.find('.');

@@ -73,8 +73,8 @@ ScalarResult Path(const YamlNode& node) {
 }
 
 ScalarResult String(const YamlNode& node, const Field& row) {
-  const auto characters = std::count_if(node.scalar.begin(), node.scalar.end(),
-                                        [](char c) { return (c & 0xC0) != 0x80; });
+  const auto characters =
+      std::count_if(node.scalar.begin(), node.scalar.end(), [](char c) { return (c & 0xC0) != 0x80; });
   if (static_cast<double>(characters) < row.min || static_cast<double>(characters) > row.max) {
     return {nullptr, absl::StrCat("the number of characters must be ", RangeText(row), ", got ", characters), ""};
   }
@@ -85,31 +85,39 @@ ScalarResult String(const YamlNode& node, const Field& row) {
 
 ScalarResult CheckScalar(const YamlNode& node, const Field& row) {
   switch (row.type) {
-    case ValueType::kString: return String(node, row);
+    case ValueType::kString:
+      return String(node, row);
     case ValueType::kName:
     case ValueType::kStage:
       if (IsName(node.scalar)) return {node.scalar, "", ""};
       return {nullptr, absl::StrCat("not a name: ", node.Describe()), "up to 63 letters, digits, '-', '_' and '.'"};
     case ValueType::kPath:
-    case ValueType::kPathOrMap: return Path(node);
+    case ValueType::kPathOrMap:
+      return Path(node);
     case ValueType::kInteger:
       return InRange(node.quoted ? std::nullopt : ReadInteger(node.scalar), node, row);
-    case ValueType::kCount: return InRange(ReadCount(node.scalar), node, row);
+    case ValueType::kCount:
+      return InRange(ReadCount(node.scalar), node, row);
     case ValueType::kNumber:
     case ValueType::kNumberOrMap:
       return InRange(node.quoted ? std::nullopt : ReadNumber(node.scalar), node, row);
-    case ValueType::kBoolean: return Boolean(node, row);
+    case ValueType::kBoolean:
+      return Boolean(node, row);
     case ValueType::kChoice:
-    case ValueType::kIntegerChoice: return Choice(node, row);
-    case ValueType::kSteps: return InRange(ReadSteps(node.scalar), node, row);
-    case ValueType::kDuration: return InRange(ReadDurationSeconds(node.scalar), node, row);
+    case ValueType::kIntegerChoice:
+      return Choice(node, row);
+    case ValueType::kSteps:
+      return InRange(ReadSteps(node.scalar), node, row);
+    case ValueType::kDuration:
+      return InRange(ReadDurationSeconds(node.scalar), node, row);
     case ValueType::kLimit:
       if (node.scalar == "unlimited") return {node.scalar, "", ""};
       return InRange(node.quoted ? std::nullopt : ReadInteger(node.scalar), node, row);
     case ValueType::kMap:
     case ValueType::kOpenMap:
     case ValueType::kList:
-    case ValueType::kNotYet: break;
+    case ValueType::kNotYet:
+      break;
   }
   VLM_CHECK(false, "a scalar was checked against a row of a collection");
   return {};

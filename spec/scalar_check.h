@@ -3,7 +3,6 @@
 #define VLM_SPEC_SCALAR_CHECK_H_
 
 #include <nlohmann/json.hpp>
-
 #include <string>
 
 #include "spec/schema.h"
@@ -12,8 +11,8 @@
 namespace vlm::spec {
 
 struct ScalarResult {
-  nlohmann::json value;    // integer, number, boolean or string; a duration in seconds; "unlimited"
-  std::string message;     // empty: it fits
+  nlohmann::json value;  // integer, number, boolean or string; a duration in seconds; "unlimited"
+  std::string message;   // empty: it fits
   std::string suggestion;
 };
 

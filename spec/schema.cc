@@ -129,25 +129,44 @@ std::string KindNames(KindMask kinds) {
 
 std::string_view TypeName(ValueType type) {
   switch (type) {
-    case ValueType::kMap: return "a map";
-    case ValueType::kOpenMap: return "a map with free keys";
-    case ValueType::kList: return "a list";
-    case ValueType::kString: return "a string";
-    case ValueType::kName: return "a name";
-    case ValueType::kPath: return "a path";
-    case ValueType::kPathOrMap: return "a path or a map";
-    case ValueType::kInteger: return "an integer";
-    case ValueType::kCount: return "an integer, or a number with K, M, B or T";
-    case ValueType::kNumber: return "a number";
-    case ValueType::kNumberOrMap: return "a number or a map of numbers";
-    case ValueType::kBoolean: return "true or false";
-    case ValueType::kChoice: return "one word";
-    case ValueType::kIntegerChoice: return "an integer";
-    case ValueType::kSteps: return "a number of steps, like 500 steps";
-    case ValueType::kDuration: return "a duration, like 5s or 1m30s";
-    case ValueType::kLimit: return "an integer or unlimited";
-    case ValueType::kStage: return "the name of a stage";
-    case ValueType::kNotYet: return "not supported yet";
+    case ValueType::kMap:
+      return "a map";
+    case ValueType::kOpenMap:
+      return "a map with free keys";
+    case ValueType::kList:
+      return "a list";
+    case ValueType::kString:
+      return "a string";
+    case ValueType::kName:
+      return "a name";
+    case ValueType::kPath:
+      return "a path";
+    case ValueType::kPathOrMap:
+      return "a path or a map";
+    case ValueType::kInteger:
+      return "an integer";
+    case ValueType::kCount:
+      return "an integer, or a number with K, M, B or T";
+    case ValueType::kNumber:
+      return "a number";
+    case ValueType::kNumberOrMap:
+      return "a number or a map of numbers";
+    case ValueType::kBoolean:
+      return "true or false";
+    case ValueType::kChoice:
+      return "one word";
+    case ValueType::kIntegerChoice:
+      return "an integer";
+    case ValueType::kSteps:
+      return "a number of steps, like 500 steps";
+    case ValueType::kDuration:
+      return "a duration, like 5s or 1m30s";
+    case ValueType::kLimit:
+      return "an integer or unlimited";
+    case ValueType::kStage:
+      return "the name of a stage";
+    case ValueType::kNotYet:
+      return "not supported yet";
   }
   VLM_CHECK(false, "unknown value type");
   return "";

@@ -18,24 +18,24 @@ namespace vlm::spec {
 
 enum class ValueType {
   kMap,
-  kOpenMap,       // keys are free names; the element row's path ends in "{}"
-  kList,          // the element row's path ends in "[]"
+  kOpenMap,  // keys are free names; the element row's path ends in "{}"
+  kList,     // the element row's path ends in "[]"
   kString,
-  kName,          // a letter or digit, then letters, digits, '-', '_' or '.'
-  kPath,          // a path or glob
-  kPathOrMap,     // a path or glob, or a map
+  kName,       // a letter or digit, then letters, digits, '-', '_' or '.'
+  kPath,       // a path or glob
+  kPathOrMap,  // a path or glob, or a map
   kInteger,
-  kCount,         // an integer, or a number with K, M, B or T: 11.2B
+  kCount,  // an integer, or a number with K, M, B or T: 11.2B
   kNumber,
-  kNumberOrMap,   // one number for every child row, or a map
+  kNumberOrMap,  // one number for every child row, or a map
   kBoolean,
   kChoice,
   kIntegerChoice,
-  kSteps,         // an integer, or "500 steps"
-  kDuration,      // "5s", "1h30m"
-  kLimit,         // an integer, or "unlimited"
-  kStage,         // the name of a stage whose kind is one of `choices`
-  kNotYet,        // known, and refused: "not supported yet"
+  kSteps,     // an integer, or "500 steps"
+  kDuration,  // "5s", "1h30m"
+  kLimit,     // an integer, or "unlimited"
+  kStage,     // the name of a stage whose kind is one of `choices`
+  kNotYet,    // known, and refused: "not supported yet"
 };
 
 using KindMask = uint32_t;
@@ -43,7 +43,7 @@ constexpr KindMask MaskOf(StageKind kind) { return 1u << static_cast<int>(kind);
 inline constexpr KindMask kEveryKind = ~0u;
 
 struct Field {
-  std::string_view path;           // "spec.stages[].train.lr"
+  std::string_view path;  // "spec.stages[].train.lr"
   ValueType type = ValueType::kMap;
   std::string_view doc;
   bool required = false;
@@ -52,11 +52,11 @@ struct Field {
   std::string_view fallback = {};
   double min = -std::numeric_limits<double>::infinity();  // of a number, or of a list's length
   double max = std::numeric_limits<double>::infinity();
-  bool above_min = false;          // min itself is refused
-  std::string_view choices = {};   // "a|b"
-  std::string_view later = {};     // words that are known and not supported yet
-  KindMask kinds = kEveryKind;     // stage kinds the row is for
-  bool semantic = true;            // changes results: part of the stage's digest
+  bool above_min = false;         // min itself is refused
+  std::string_view choices = {};  // "a|b"
+  std::string_view later = {};    // words that are known and not supported yet
+  KindMask kinds = kEveryKind;    // stage kinds the row is for
+  bool semantic = true;           // changes results: part of the stage's digest
 };
 
 // Rows in the order of the reference; a parent stands before its children. One path may have several rows for
@@ -65,9 +65,9 @@ std::span<const Field> SchemaTable();
 
 // The table as a tree. Immutable, shared, thread-safe.
 struct SchemaNode {
-  std::string key;                     // "train"; "[]" for a list's element, "{}" for an open map's
+  std::string key;  // "train"; "[]" for a list's element, "{}" for an open map's
   std::vector<const Field*> rows;
-  std::vector<SchemaNode> children;    // in table order
+  std::vector<SchemaNode> children;  // in table order
 
   // The row for `kind`; null when there is none. `kinds` may hold every kind when the kind is unknown.
   const Field* Row(KindMask kinds) const;

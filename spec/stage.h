@@ -37,35 +37,35 @@ struct GeneratedPicture {
   PictureFormat format = PictureFormat::kMixed;
 };
 struct GenerateSplit {
-  std::string name;      // sentences, captions, questions, test_scenes or test_pairs
+  std::string name;  // sentences, captions, questions, test_scenes or test_pairs
   int64_t samples = 0;
 };
 struct GenerateSettings {
-  std::string generator;               // "shapes"
-  int64_t shard_samples = 0;           // a shard holds this many samples of one split, the last may be short
-  std::vector<GenerateSplit> splits;   // shards are numbered through the splits in this order
+  std::string generator;              // "shapes"
+  int64_t shard_samples = 0;          // a shard holds this many samples of one split, the last may be short
+  std::vector<GenerateSplit> splits;  // shards are numbered through the splits in this order
   GeneratedPicture image;
 };
 
 // ---- tokenizer and index ---------------------------------------------------------------------------------
 // Where records come from: either a glob of files below the worker's data root, or one split of a generate stage.
 struct DataRef {
-  std::string glob;   // empty when `stage` is set
+  std::string glob;  // empty when `stage` is set
   std::string stage;
   std::string split;
 };
 struct TextRef {
-  std::string glob;   // empty when `stage` is set
+  std::string glob;  // empty when `stage` is set
   std::string stage;
   std::vector<std::string> splits;
 };
 enum class SplitPattern { kGpt2, kGpt4, kQwen2 };
 struct TokenizerSettings {
   std::vector<TextRef> text;
-  int32_t vocab_size = 0;              // all entries: 256 bytes, merges and special tokens
+  int32_t vocab_size = 0;  // all entries: 256 bytes, merges and special tokens
   SplitPattern pattern = SplitPattern::kQwen2;
-  int64_t min_frequency = 0;           // pairs seen less often are not merged
-  std::vector<std::string> special;    // reserved tokens in order of their ids
+  int64_t min_frequency = 0;         // pairs seen less often are not merged
+  std::vector<std::string> special;  // reserved tokens in order of their ids
 };
 
 enum class ChatTemplate { kChatml, kPlain };
@@ -89,8 +89,8 @@ struct IndexSettings {
 enum class Control { kNone, kBlank };  // kBlank: asked again with a blank picture
 struct EvaluateTask {
   std::string name;
-  std::string source;                     // a source of the index
-  int64_t limit = 0;                      // the first so many samples; 0: all
+  std::string source;  // a source of the index
+  int64_t limit = 0;   // the first so many samples; 0: all
   Control control = Control::kNone;
   std::map<std::string, double> targets;  // least accuracy by kind of question, 0 to 1; may be empty
 };
@@ -98,9 +98,9 @@ struct EvaluateSettings {
   std::string model_stage;
   std::string index_stage;
   std::vector<EvaluateTask> tasks;
-  int32_t max_tokens = 0;      // generated per answer
-  int32_t log_images = 0;      // pictures with answers in the report
-  double control_margin = 0;   // the control may beat the majority answer by this much, 0 to 1
+  int32_t max_tokens = 0;     // generated per answer
+  int32_t log_images = 0;     // pictures with answers in the report
+  double control_margin = 0;  // the control may beat the majority answer by this much, 0 to 1
 };
 
 // ---- the stage -------------------------------------------------------------------------------------------

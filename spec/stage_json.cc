@@ -203,13 +203,23 @@ void Fields(A& a, Stage& v) {
 
 void SelectSettings(Stage* stage) {
   switch (stage->kind) {
-    case StageKind::kGenerate: stage->settings = GenerateSettings(); break;
-    case StageKind::kTokenizer: stage->settings = TokenizerSettings(); break;
-    case StageKind::kIndex: stage->settings = IndexSettings(); break;
+    case StageKind::kGenerate:
+      stage->settings = GenerateSettings();
+      break;
+    case StageKind::kTokenizer:
+      stage->settings = TokenizerSettings();
+      break;
+    case StageKind::kIndex:
+      stage->settings = IndexSettings();
+      break;
     case StageKind::kPretrain:
     case StageKind::kAlign:
-    case StageKind::kSft: stage->settings = TrainingSettings(); break;
-    case StageKind::kEvaluate: stage->settings = EvaluateSettings(); break;
+    case StageKind::kSft:
+      stage->settings = TrainingSettings();
+      break;
+    case StageKind::kEvaluate:
+      stage->settings = EvaluateSettings();
+      break;
   }
 }
 

@@ -13,8 +13,8 @@ namespace vlm::spec {
 struct TextModel {
   int32_t hidden = 0, layers = 0, heads = 0, kv_heads = 0, intermediate = 0;
   double rope_theta = 0, rms_eps = 0;
-  bool tied = true;      // output head and embedding are one parameter
-  int32_t context = 0;   // tokens
+  bool tied = true;     // output head and embedding are one parameter
+  int32_t context = 0;  // tokens
 };
 struct VisionModel {
   int32_t hidden = 0, layers = 0, heads = 0, intermediate = 0;
@@ -74,17 +74,17 @@ struct TrainSettings {
   AdamW optimizer;
   std::map<std::string, double> lr;  // peak, by group: llm, vision, connector, embedding
   LearningRateSchedule schedule;
-  double clip = 0;           // global gradient norm; 0: no clipping
+  double clip = 0;  // global gradient norm; 0: no clipping
   double label_smoothing = 0;
   Precision precision = Precision::kFp32;
-  int32_t zero = 2;          // 0 or 2
+  int32_t zero = 2;  // 0 or 2
   bool overlap = false;
   bool recompute = false;
   std::vector<std::string> trainable;  // "all", "llm", "vision", "connector", "llm.blocks[-4:]"
   std::vector<ParameterRule> rules;
 };
 struct CheckpointSettings {
-  int64_t every = 0;       // optimizer steps between saves; the last step is always saved
+  int64_t every = 0;  // optimizer steps between saves; the last step is always saved
   int32_t keep_last = 0;
   int64_t keep_every = 0;  // steps that are multiples are kept for good; 0: none
 };

@@ -23,8 +23,8 @@ template <>
 struct Words<FailureClass> {
   static constexpr int kFirst = 1;
   static constexpr std::array<std::string_view, 12> kAll = {
-      "out_of_memory", "numeric", "bad_data",    "damaged_checkpoint", "incompatible",  "user_error",
-      "storage",       "crash",   "worker_lost", "hang",               "start_timeout", "peer_lost"};
+      "out_of_memory", "numeric",     "bad_data", "damaged_checkpoint", "incompatible", "user_error", "storage",
+      "crash",         "worker_lost", "hang",     "start_timeout",      "peer_lost"};
 };
 template <>
 struct Words<PictureFormat> {

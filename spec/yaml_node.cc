@@ -1,8 +1,7 @@
 #include "spec/yaml_node.h"
 
-#include <yaml-cpp/yaml.h>
-
 #include <yaml-cpp/eventhandler.h>
+#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <numeric>
@@ -48,8 +47,7 @@ class LineTable {
   int32_t Column(int32_t line, int32_t bytes) const {
     if (line < 0 || static_cast<size_t>(line) >= starts_.size()) return bytes + 1;
     const std::string_view rest = text_.substr(starts_[line], std::max(bytes, 0));
-    return 1 + static_cast<int32_t>(
-                   std::count_if(rest.begin(), rest.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+    return 1 + static_cast<int32_t>(std::count_if(rest.begin(), rest.end(), [](char c) { return (c & 0xC0) != 0x80; }));
   }
 
  private:
@@ -95,8 +93,7 @@ class TreeBuilder : public YAML::EventHandler {
     RefuseTag(mark, tag);
     Open(YamlNode::Kind::kList, mark);
   }
-  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t,
-                  YAML::EmitterStyle::value) override {
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t, YAML::EmitterStyle::value) override {
     RefuseTag(mark, tag);
     Open(YamlNode::Kind::kMap, mark);
   }
@@ -197,8 +194,10 @@ class TreeBuilder : public YAML::EventHandler {
 // False, with a diagnostic, when a byte is no part of readable text.
 bool CheckBytes(std::string_view text, const std::string& source, Diagnostics* diagnostics) {
   if (text.size() > kJobBytesMax) {
-    diagnostics->Add({"", {source, 0, 0},
-                      absl::StrCat("the file is too large: ", text.size(), " bytes, the limit is ", kJobBytesMax), ""});
+    diagnostics->Add({"",
+                      {source, 0, 0},
+                      absl::StrCat("the file is too large: ", text.size(), " bytes, the limit is ", kJobBytesMax),
+                      ""});
     return false;
   }
   int32_t line = 1, column = 1;
@@ -207,8 +206,10 @@ bool CheckBytes(std::string_view text, const std::string& source, Diagnostics* d
     const char c = text[i];
     const bool control = static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' && c != '\r';
     if (length == 0 || control || c == '\x7f') {
-      diagnostics->Add({"", {source, line, column},
-                        length == 0 ? "the file is not UTF-8 text" : "control characters are not allowed", ""});
+      diagnostics->Add({"",
+                        {source, line, column},
+                        length == 0 ? "the file is not UTF-8 text" : "control characters are not allowed",
+                        ""});
       return false;
     }
     if (c == '\n') {
@@ -229,8 +230,9 @@ bool CheckFlowDepth(std::string_view text, const std::string& source, Diagnostic
   bool comment = false;
   for (const char c : text) {
     column += (c & 0xC0) != 0x80 ? 1 : 0;
-    const bool starts_token = before == ' ' || before == '\n' || before == '\t' || (depth > 0 && before != 0 &&
-                              std::string_view("[{,:").find(before) != std::string_view::npos);
+    const bool starts_token =
+        before == ' ' || before == '\n' || before == '\t' ||
+        (depth > 0 && before != 0 && std::string_view("[{,:").find(before) != std::string_view::npos);
     if (c == '\n') {
       ++line;
       column = 0;
@@ -248,8 +250,8 @@ bool CheckFlowDepth(std::string_view text, const std::string& source, Diagnostic
       comment = true;
     } else if ((c == '[' || c == '{') && (depth > 0 || starts_token)) {
       if (++depth > kDepthMax) {
-        diagnostics->Add({"", {source, line, column},
-                          absl::StrCat("nested too deeply: the limit is ", kDepthMax, " levels"), ""});
+        diagnostics->Add(
+            {"", {source, line, column}, absl::StrCat("nested too deeply: the limit is ", kDepthMax, " levels"), ""});
         return false;
       }
     } else if ((c == ']' || c == '}') && depth > 0) {
@@ -276,10 +278,14 @@ YamlNode* YamlNode::Find(std::string_view key) {
 std::string YamlNode::Describe() const {
   constexpr size_t kShownMax = 40;
   switch (kind) {
-    case Kind::kNull: return "nothing";
-    case Kind::kList: return "a list";
-    case Kind::kMap: return "a map";
-    case Kind::kScalar: break;
+    case Kind::kNull:
+      return "nothing";
+    case Kind::kList:
+      return "a list";
+    case Kind::kMap:
+      return "a map";
+    case Kind::kScalar:
+      break;
   }
   std::string shown = scalar.substr(0, kShownMax);
   if (scalar.size() > kShownMax) shown += "...";

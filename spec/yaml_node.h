@@ -27,7 +27,7 @@ struct YamlEntry;
 struct YamlNode {
   enum class Kind { kNull, kScalar, kList, kMap };
   Kind kind = Kind::kNull;
-  bool quoted = false;             // of a scalar: written in quotes or as a block
+  bool quoted = false;  // of a scalar: written in quotes or as a block
   std::string scalar;
   Place at;
   std::vector<YamlNode> items;     // kList

@@ -28,10 +28,9 @@ absl::StatusOr<std::unique_ptr<Answerer>> Answerer::Load(FileSystem* files, cons
   answerer->collective_ = train::NewSingleRankCollective();
   answerer->queue_ = std::make_unique<train::CommunicationQueue>(/*overlap=*/false, clock);
   const std::vector<bool> frozen(answerer->graph_->params.size(), false);
-  VLM_ASSIGN_OR_RETURN(answerer->store_,
-                       train::ParameterStore::Create(answerer->graph_.get(),
-                                                     train::PlanBuckets(*answerer->graph_, frozen, 1), {},
-                                                     answerer->collective_.get(), answerer->queue_.get()));
+  VLM_ASSIGN_OR_RETURN(answerer->store_, train::ParameterStore::Create(
+                                             answerer->graph_.get(), train::PlanBuckets(*answerer->graph_, frozen, 1),
+                                             {}, answerer->collective_.get(), answerer->queue_.get()));
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> weights, FolderSource::Open(files, folder));
   VLM_RETURN_IF_ERROR(Annotate(train::LoadWeights({}, weights.get(), answerer->store_.get()), folder));
   for (size_t bucket = 0; bucket < answerer->store_->buckets().size(); ++bucket) {
@@ -41,18 +40,16 @@ absl::StatusOr<std::unique_ptr<Answerer>> Answerer::Load(FileSystem* files, cons
 }
 
 absl::StatusOr<model::Prompt> Answerer::ToPrompt(const Question& question) const {
-  const int32_t image_tokens =
-      config_.llava.has_value() ? static_cast<int32_t>(config_.llava->ImageTokens()) : 0;
+  const int32_t image_tokens = config_.llava.has_value() ? static_cast<int32_t>(config_.llava->ImageTokens()) : 0;
   if (!question.pictures.empty() && image_tokens == 0) {
     return absl::InvalidArgumentError("the model takes no pictures; ask without one, or choose another model");
   }
-  VLM_ASSIGN_OR_RETURN(const data::Sample sample,
-                       chat_template_->Render(question.conversation,
-                                              {.image_tokens = image_tokens, .generation_prompt = true}));
+  VLM_ASSIGN_OR_RETURN(
+      const data::Sample sample,
+      chat_template_->Render(question.conversation, {.image_tokens = image_tokens, .generation_prompt = true}));
   if (sample.tokens() >= config_.text.max_position_embeddings) {
-    return absl::InvalidArgumentError(absl::StrCat("the question is longer than the model's context: ",
-                                                   sample.tokens(), " of ", config_.text.max_position_embeddings,
-                                                   " tokens"));
+    return absl::InvalidArgumentError(absl::StrCat("the question is longer than the model's context: ", sample.tokens(),
+                                                   " of ", config_.text.max_position_embeddings, " tokens"));
   }
   data::HostMicroBatch laid;
   data::AppendSample(sample, &laid);

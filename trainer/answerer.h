@@ -20,7 +20,7 @@
 namespace vlm::trainer {
 
 struct Question {
-  data::Conversation conversation;  // ends with a user turn
+  data::Conversation conversation;           // ends with a user turn
   std::vector<std::vector<float>> pictures;  // [3, size, size] each, as the model sees them
 };
 

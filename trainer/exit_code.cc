@@ -24,15 +24,22 @@ ExitCode ExitCodeOf(const absl::Status& status) {
     return static_cast<ExitCode>(std::stoi(std::string(*payload)));
   }
   switch (status.code()) {
-    case absl::StatusCode::kOk: return ExitCode::kOk;
+    case absl::StatusCode::kOk:
+      return ExitCode::kOk;
     case absl::StatusCode::kUnavailable:
-    case absl::StatusCode::kAborted: return ExitCode::kPeerLost;
-    case absl::StatusCode::kDataLoss: return ExitCode::kDamagedCheckpoint;
-    case absl::StatusCode::kResourceExhausted: return ExitCode::kStorage;
-    case absl::StatusCode::kFailedPrecondition: return ExitCode::kIncompatible;
+    case absl::StatusCode::kAborted:
+      return ExitCode::kPeerLost;
+    case absl::StatusCode::kDataLoss:
+      return ExitCode::kDamagedCheckpoint;
+    case absl::StatusCode::kResourceExhausted:
+      return ExitCode::kStorage;
+    case absl::StatusCode::kFailedPrecondition:
+      return ExitCode::kIncompatible;
     case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kNotFound: return ExitCode::kUserError;
-    default: return ExitCode::kCrash;
+    case absl::StatusCode::kNotFound:
+      return ExitCode::kUserError;
+    default:
+      return ExitCode::kCrash;
   }
 }
 

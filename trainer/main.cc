@@ -34,13 +34,18 @@ absl::Status TieToParent() {
 // The explicit list of stage kinds: a new kind enters here.
 absl::Status RunStage(const StageContext& context) {
   switch (context.stage->kind) {
-    case spec::StageKind::kGenerate: return RunGenerate(context);
-    case spec::StageKind::kTokenizer: return RunTokenizer(context);
-    case spec::StageKind::kIndex: return RunIndex(context);
+    case spec::StageKind::kGenerate:
+      return RunGenerate(context);
+    case spec::StageKind::kTokenizer:
+      return RunTokenizer(context);
+    case spec::StageKind::kIndex:
+      return RunIndex(context);
     case spec::StageKind::kPretrain:
     case spec::StageKind::kAlign:
-    case spec::StageKind::kSft: return RunTraining(context);
-    case spec::StageKind::kEvaluate: return RunEvaluate(context);
+    case spec::StageKind::kSft:
+      return RunTraining(context);
+    case spec::StageKind::kEvaluate:
+      return RunEvaluate(context);
   }
   return absl::UnimplementedError("this build of vlm-trainer does not know the stage's kind");
 }
@@ -69,8 +74,9 @@ int RunRank() {
   options.attempt_id = Environment("VLM_ATTEMPT_ID");
   options.token = Environment("VLM_ATTEMPT_TOKEN");
   if (options.socket.empty() || options.attempt_id.empty() || options.token.empty()) {
-    std::fprintf(stderr, "vlm-trainer: started without VLM_WORKER_SOCKET, VLM_ATTEMPT_ID and VLM_ATTEMPT_TOKEN; it is "
-                         "vlm-worker that starts ranks (see --help for what a person can run)\n");
+    std::fprintf(stderr,
+                 "vlm-trainer: started without VLM_WORKER_SOCKET, VLM_ATTEMPT_ID and VLM_ATTEMPT_TOKEN; it is "
+                 "vlm-worker that starts ranks (see --help for what a person can run)\n");
     return static_cast<int>(ExitCode::kUserError);
   }
   options.rank = std::atoi(Environment("VLM_RANK").c_str());
@@ -84,8 +90,10 @@ int RunRank() {
   const int code = static_cast<int>(ExitCodeOf(status));
   if (!status.ok()) std::fprintf(stderr, "vlm-trainer: %s\n", std::string(status.message()).c_str());
   if (link.ok()) {
-    if (status.ok()) (*link)->Flush();
-    else (*link)->ReportFailure(code, std::string(status.message()));
+    if (status.ok())
+      (*link)->Flush();
+    else
+      (*link)->ReportFailure(code, std::string(status.message()));
   }
   return code;
 }

@@ -75,7 +75,8 @@ class PoolRank {
   absl::Status DoShard(const v1::LeaseShardsResponse::Lease& lease) {
     ShardOutput output;
     const std::string folder = absl::StrFormat("f%08d", context_.assignment->fence);
-    output.file = absl::StrFormat("%s/shard-%05d.l%06d%s", folder, lease.shard(), lease.lease_id(), stage_->extension());
+    output.file =
+        absl::StrFormat("%s/shard-%05d.l%06d%s", folder, lease.shard(), lease.lease_id(), stage_->extension());
     const std::string path = context_.StageFolder() + "/" + output.file;
     VLM_RETURN_IF_ERROR(MakeDirectories(context_.files, context_.StageFolder() + "/" + folder));
     VLM_ASSIGN_OR_RETURN(output.rows, stage_->WriteShard(lease.shard(), path));

@@ -20,6 +20,9 @@ struct StageContext {
   const checkpoint::CheckpointClient* checkpoints = nullptr;
   FileSystem* files = nullptr;
   const Clock* clock = nullptr;
+  // A training stage ends, cleanly and without an artifact, once this step is committed; 0: it runs to its end.
+  // Where a run is cut in two on purpose: tests of resuming, and later a drain.
+  uint64_t last_step = 0;
 
   // The artifact of an earlier stage. NOT_FOUND names the stage.
   absl::StatusOr<InputArtifact> Input(const std::string& stage) const;

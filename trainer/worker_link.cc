@@ -24,12 +24,18 @@ constexpr size_t kFailureBytesMax = 4096;
 
 v1::RankPhase ToProto(Phase phase) {
   switch (phase) {
-    case Phase::kInit: return v1::RANK_PHASE_INIT;
-    case Phase::kLoad: return v1::RANK_PHASE_LOAD;
-    case Phase::kStep: return v1::RANK_PHASE_STEP;
-    case Phase::kEval: return v1::RANK_PHASE_EVAL;
-    case Phase::kSave: return v1::RANK_PHASE_SAVE;
-    case Phase::kPublish: return v1::RANK_PHASE_PUBLISH;
+    case Phase::kInit:
+      return v1::RANK_PHASE_INIT;
+    case Phase::kLoad:
+      return v1::RANK_PHASE_LOAD;
+    case Phase::kStep:
+      return v1::RANK_PHASE_STEP;
+    case Phase::kEval:
+      return v1::RANK_PHASE_EVAL;
+    case Phase::kSave:
+      return v1::RANK_PHASE_SAVE;
+    case Phase::kPublish:
+      return v1::RANK_PHASE_PUBLISH;
   }
   return v1::RANK_PHASE_UNSPECIFIED;
 }

@@ -28,11 +28,11 @@ struct Assignment {
   uint64_t fence = 0;
   int rank = 0, world = 1;
   uint64_t seed = 0;
-  std::string artifacts;             // root folder
+  std::string artifacts;  // root folder
   std::vector<InputArtifact> inputs;
-  uint64_t resume_step = 0;          // 0: from the beginning
+  uint64_t resume_step = 0;  // 0: from the beginning
   std::string resume_folder, resume_cursor;
-  uint32_t shards = 0;               // of a pool
+  uint32_t shards = 0;  // of a pool
   bool cuda = false;
   int device_index = 0, threads = 1;
   std::string secret, run_folder;
@@ -53,8 +53,8 @@ struct Progress {
 };
 
 struct LinkOptions {
-  std::string socket;      // path
-  std::string token;       // of the attempt
+  std::string socket;  // path
+  std::string token;   // of the attempt
   std::string attempt_id;
   int rank = 0;
   absl::Duration beat_interval = absl::Milliseconds(200);

@@ -74,8 +74,8 @@ Image ApplyExifOrientation(Image image, int orientation) {
       int stored_y = transpose ? x : y;
       if (flip_stored_x) stored_x = image.width - 1 - stored_x;
       if (flip_stored_y) stored_y = image.height - 1 - stored_y;
-      const size_t in = 3 * (static_cast<size_t>(stored_y) * static_cast<size_t>(image.width) +
-                             static_cast<size_t>(stored_x));
+      const size_t in =
+          3 * (static_cast<size_t>(stored_y) * static_cast<size_t>(image.width) + static_cast<size_t>(stored_x));
       for (size_t c = 0; c < 3; ++c) upright.rgb[out + c] = image.rgb[in + c];
     }
   }

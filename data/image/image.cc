@@ -59,8 +59,7 @@ absl::StatusOr<ImageHeader> ReadImageHeader(std::span<const std::byte> bytes) {
       " bytes"));
 }
 
-absl::StatusOr<Image> DecodeImage(std::span<const std::byte> bytes, const DecodeLimits& limits,
-                                  OrientationRule rule) {
+absl::StatusOr<Image> DecodeImage(std::span<const std::byte> bytes, const DecodeLimits& limits, OrientationRule rule) {
   VLM_RETURN_IF_ERROR(CheckBytes(bytes, limits));
   VLM_ASSIGN_OR_RETURN(const ImageHeader header, ReadImageHeader(bytes));
   VLM_RETURN_IF_ERROR(CheckLimits(header, limits));

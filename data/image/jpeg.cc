@@ -128,8 +128,8 @@ absl::StatusOr<ImageHeader> ReadJpegHeader(std::span<const std::byte> bytes) {
   }
   VLM_RETURN_IF_ERROR(CheckKind(segments));
   if (segments.width == 0 || segments.height == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("JPEG has no pixels or leaves its height to a later marker: ",
-                                                   segments.width, " x ", segments.height));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "JPEG has no pixels or leaves its height to a later marker: ", segments.width, " x ", segments.height));
   }
   return ImageHeader{ImageFormat::kJpeg, segments.width, segments.height, segments.exif_orientation};
 }
@@ -141,8 +141,7 @@ absl::StatusOr<Image> DecodeJpeg(std::span<const std::byte> bytes, const ImageHe
   int width = 0, height = 0, subsampling = 0, color_space = 0;
   if (tjDecompressHeader3(handle.get(), data, bytes.size(), &width, &height, &subsampling, &color_space) != 0 &&
       tjGetErrorCode(handle.get()) != TJERR_WARNING) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("JPEG is broken; replace the file: ", tjGetErrorStr2(handle.get())));
+    return absl::InvalidArgumentError(absl::StrCat("JPEG is broken; replace the file: ", tjGetErrorStr2(handle.get())));
   }
   if (width != header.width || height != header.height) {
     return absl::InvalidArgumentError(absl::StrCat("JPEG has two frame headers of different sizes: ", header.width,
@@ -174,17 +173,17 @@ absl::StatusOr<std::string> EncodeJpeg(const Image& image, int quality, JpegSubs
   if (image.width < 1 || image.height < 1 || image.width > kSideMax || image.height > kSideMax || quality < 1 ||
       quality > 100 ||
       image.rgb.size() != size_t{3} * static_cast<size_t>(image.width) * static_cast<size_t>(image.height)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("JPEG needs sides of 1 to ", kSideMax, " and a quality of 1 to 100: ", image.width, " x ",
-                     image.height, ", quality ", quality));
+    return absl::InvalidArgumentError(absl::StrCat("JPEG needs sides of 1 to ", kSideMax,
+                                                   " and a quality of 1 to 100: ", image.width, " x ", image.height,
+                                                   ", quality ", quality));
   }
   const Handle handle(tjInitCompress());
   if (handle == nullptr) return absl::ResourceExhaustedError("libjpeg-turbo could not allocate its state");
   unsigned char* buffer = nullptr;
   unsigned long size = 0;
-  const int result = tjCompress2(handle.get(), image.rgb.data(), image.width, 0, image.height, TJPF_RGB, &buffer,
-                                 &size, subsampling == JpegSubsampling::k444 ? TJSAMP_444 : TJSAMP_420, quality,
-                                 TJFLAG_ACCURATEDCT);
+  const int result =
+      tjCompress2(handle.get(), image.rgb.data(), image.width, 0, image.height, TJPF_RGB, &buffer, &size,
+                  subsampling == JpegSubsampling::k444 ? TJSAMP_444 : TJSAMP_420, quality, TJFLAG_ACCURATEDCT);
   const std::unique_ptr<unsigned char, decltype(&tjFree)> owned(buffer, &tjFree);
   if (result != 0) {
     return absl::InternalError(absl::StrCat("JPEG could not be written: ", tjGetErrorStr2(handle.get())));

@@ -12,7 +12,7 @@
 namespace vlm::data {
 
 struct Normalisation {
-  double rescale = 1.0 / 255.0;                // rescale_factor of preprocessor_config.json
+  double rescale = 1.0 / 255.0;                    // rescale_factor of preprocessor_config.json
   std::array<float, 3> mean = {0.5F, 0.5F, 0.5F};  // image_mean, per R G B
   std::array<float, 3> std = {0.5F, 0.5F, 0.5F};   // image_std, each > 0
 };

@@ -110,8 +110,8 @@ struct Rectangle {
 };
 void CopyRectangle(const Image& from, const Rectangle& part, Image* to) {
   for (int y = 0; y < part.height; ++y) {
-    const auto in = 3 * (static_cast<size_t>(part.from_y + y) * static_cast<size_t>(from.width) +
-                         static_cast<size_t>(part.from_x));
+    const auto in =
+        3 * (static_cast<size_t>(part.from_y + y) * static_cast<size_t>(from.width) + static_cast<size_t>(part.from_x));
     const auto out =
         3 * (static_cast<size_t>(part.to_y + y) * static_cast<size_t>(to->width) + static_cast<size_t>(part.to_x));
     std::copy_n(from.rgb.data() + in, 3 * static_cast<size_t>(part.width), to->rgb.data() + out);
@@ -129,8 +129,7 @@ Overlap CenterOverlap(int source, int wanted) {
 
 }  // namespace
 
-absl::StatusOr<Image> Resize(const Image& image, int width, int height, ResampleFilter filter,
-                             ResampleKernel kernel) {
+absl::StatusOr<Image> Resize(const Image& image, int width, int height, ResampleFilter filter, ResampleKernel kernel) {
   if (!HasPixels(image) || width < 1 || height < 1 || width > kResizeSideMax || height > kResizeSideMax) {
     return absl::InvalidArgumentError(absl::StrCat("resize needs a picture and sides of 1 to ", kResizeSideMax, ": ",
                                                    image.width, " x ", image.height, " to ", width, " x ", height));

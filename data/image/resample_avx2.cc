@@ -134,8 +134,7 @@ void ResampleColumns32(const ColumnTaps& taps, size_t x, uint8_t* to) {
     sum[i] = _mm256_srai_epi32(_mm256_add_epi32(total, half), kWeightBits);
   }
   // Packing works within 128-bit halves, as the unpacking did, so the order is the original one.
-  const __m256i bytes =
-      _mm256_packus_epi16(_mm256_packs_epi32(sum[0], sum[1]), _mm256_packs_epi32(sum[2], sum[3]));
+  const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(sum[0], sum[1]), _mm256_packs_epi32(sum[2], sum[3]));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + x), bytes);
 }
 

@@ -11,12 +11,12 @@ namespace {
 using Rgb = std::array<int, 3>;
 
 constexpr std::array<Rgb, kShapeColors.size()> kPaint = {{
-    {215, 40, 45},    // red
-    {45, 165, 65},    // green
-    {45, 85, 215},    // blue
-    {240, 215, 50},   // yellow
-    {145, 55, 185},   // purple
-    {245, 135, 30},   // orange
+    {215, 40, 45},   // red
+    {45, 165, 65},   // green
+    {45, 85, 215},   // blue
+    {240, 215, 50},  // yellow
+    {145, 55, 185},  // purple
+    {245, 135, 30},  // orange
 }};
 
 // Lengths are in 1/1024 pixel, shares of a side in 1/1000, cosines in 1/16384.
@@ -45,8 +45,8 @@ constexpr std::array<std::array<int64_t, 2>, kShapePlaces.size()> kPlaceCenters 
 constexpr std::array<std::array<int64_t, 2>, 4> kQuarterCenters = {{{270, 270}, {730, 270}, {270, 730}, {730, 730}}};
 
 struct Placement {
-  std::array<int64_t, 2> center;         // shares of width and height
-  int64_t jitter = 0;                    // of the centre, either way
+  std::array<int64_t, 2> center;            // shares of width and height
+  int64_t jitter = 0;                       // of the centre, either way
   int64_t radius_low = 0, radius_high = 0;  // shares of the shorter side
 };
 
@@ -130,8 +130,8 @@ void PaintBackground(Image* image, Rng* rng) {
   size_t out = 0;
   for (int y = 0; y < image->height; ++y) {
     for (int x = 0; x < image->width; ++x) {
-      const int64_t slope = slope_x * (2 * x - image->width) / image->width +
-                            slope_y * (2 * y - image->height) / image->height;
+      const int64_t slope =
+          slope_x * (2 * x - image->width) / image->width + slope_y * (2 * y - image->height) / image->height;
       for (const int64_t channel : base) {
         image->rgb[out++] = static_cast<uint8_t>(std::clamp<int64_t>(channel + slope, 0, 255));
       }
@@ -150,8 +150,8 @@ void PaintObject(const Object& object, Image* image) {
     for (int x = pixel(object.x - reach, image->width); x <= pixel(object.x + reach, image->width); ++x) {
       const int covered = CoverageOf(object, x, y);
       if (covered == 0) continue;
-      uint8_t* rgb = image->rgb.data() + 3 * (static_cast<size_t>(y) * static_cast<size_t>(image->width) +
-                                              static_cast<size_t>(x));
+      uint8_t* rgb =
+          image->rgb.data() + 3 * (static_cast<size_t>(y) * static_cast<size_t>(image->width) + static_cast<size_t>(x));
       for (size_t c = 0; c < 3; ++c) {
         rgb[c] = static_cast<uint8_t>((rgb[c] * (kFull - covered) + object.paint[c] * covered + kFull / 2) / kFull);
       }

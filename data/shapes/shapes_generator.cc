@@ -28,8 +28,8 @@ constexpr std::array<std::pair<ShapesSplit, std::string_view>, 5> kSplits = {{
 
 Json MessagesOf(std::string_view request, std::string_view reply) {
   Json user_content = Json::array({{{"type", "image"}}, {{"type", "text"}, {"text", request}}});
-  return Json::array({{{"role", "user"}, {"content", std::move(user_content)}},
-                      {{"role", "assistant"}, {"content", reply}}});
+  return Json::array(
+      {{{"role", "user"}, {"content", std::move(user_content)}}, {{"role", "assistant"}, {"content", reply}}});
 }
 
 Json MetaOf(const ShapesScene& scene) {
@@ -85,8 +85,7 @@ absl::StatusOr<std::unique_ptr<ShapesGenerator>> ShapesGenerator::Create(const S
                                                    ", ", options.max_size));
   }
   if (options.jpeg_quality < 1 || options.jpeg_quality > 100) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("shapes: jpeg_quality must be in 1 to 100: ", options.jpeg_quality));
+    return absl::InvalidArgumentError(absl::StrCat("shapes: jpeg_quality must be in 1 to 100: ", options.jpeg_quality));
   }
   return std::unique_ptr<ShapesGenerator>(new ShapesGenerator(options));
 }

@@ -12,13 +12,11 @@ absl::string_view Absl(std::string_view text) { return {text.data(), text.size()
 
 absl::string_view ColorOf(const ShapesScene& scene) { return Absl(kShapeColors[static_cast<size_t>(scene.color)]); }
 absl::string_view KindNameOf(const ShapesScene& scene) { return Absl(kShapeKinds[static_cast<size_t>(scene.shape)]); }
-absl::string_view CountOf(const ShapesScene& scene) {
-  return Absl(kShapeCounts[static_cast<size_t>(scene.count - 1)]);
-}
+absl::string_view CountOf(const ShapesScene& scene) { return Absl(kShapeCounts[static_cast<size_t>(scene.count - 1)]); }
 
 // In the order of kShapePlaces.
-constexpr std::array<std::string_view, kShapePlaces.size()> kPlacePhrases = {"on the left", "on the right", "at the top",
-                                                                             "at the bottom", "in the center"};
+constexpr std::array<std::string_view, kShapePlaces.size()> kPlacePhrases = {
+    "on the left", "on the right", "at the top", "at the bottom", "in the center"};
 
 absl::string_view PlacePhrase(const ShapesScene& scene) {
   return Absl(kPlacePhrases[static_cast<size_t>(scene.place)]);

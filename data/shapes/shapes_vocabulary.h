@@ -36,11 +36,11 @@ struct ShapePair {
 // `training` has every (colour, shape) pair outside `unseen_pairs`, every (colour, place) and every (shape, place)
 // pair. All lists are sorted.
 struct ShapesDivision {
-  std::vector<ShapePair> unseen_pairs;       // kUnseenPairs of them
-  std::vector<ShapePair> training_pairs;     // all others
+  std::vector<ShapePair> unseen_pairs;    // kUnseenPairs of them
+  std::vector<ShapePair> training_pairs;  // all others
   std::vector<ShapeTriple> training;
-  std::vector<ShapeTriple> held_out;         // pair seen, triple not
-  std::vector<ShapeTriple> unseen;           // every triple of an unseen pair
+  std::vector<ShapeTriple> held_out;  // pair seen, triple not
+  std::vector<ShapeTriple> unseen;    // every triple of an unseen pair
 };
 inline constexpr int kUnseenPairs = 3;
 inline constexpr int kHeldOutTriples = 12;

@@ -10,9 +10,9 @@ namespace vlm::data {
 namespace {
 
 absl::Status BadName(std::string_view reason, std::string_view name) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("tar member name ", absl::string_view(reason.data(), reason.size()), ": \"",
-                   absl::CHexEscape(absl::string_view(name.data(), name.size())), "\""));
+  return absl::InvalidArgumentError(absl::StrCat("tar member name ", absl::string_view(reason.data(), reason.size()),
+                                                 ": \"", absl::CHexEscape(absl::string_view(name.data(), name.size())),
+                                                 "\""));
 }
 
 std::optional<uint64_t> Base256(std::span<const std::byte> bytes) {

@@ -55,8 +55,7 @@ struct TarSample {
 
 // INVALID_ARGUMENT for a member without stem or extension, an extension that repeats within a sample, and a key
 // that comes back after another key; the message names `file_name`, member and offset.
-absl::StatusOr<std::vector<TarSample>> GroupSamples(const std::vector<TarMember>& members,
-                                                    std::string_view file_name);
+absl::StatusOr<std::vector<TarSample>> GroupSamples(const std::vector<TarMember>& members, std::string_view file_name);
 
 // IndexTar and GroupSamples.
 absl::StatusOr<std::vector<TarSample>> IndexSamples(const ReadableFile& file, std::string_view file_name,

@@ -8,10 +8,9 @@ namespace vlm::data {
 namespace {
 
 absl::Status AtMember(std::string_view what, const TarMember& member, std::string_view file_name) {
-  return absl::InvalidArgumentError(absl::StrCat("tar shard ", absl::string_view(what.data(), what.size()), ": ",
-                                                 member.name, ", in ",
-                                                 absl::string_view(file_name.data(), file_name.size()), ", offset ",
-                                                 member.offset));
+  return absl::InvalidArgumentError(
+      absl::StrCat("tar shard ", absl::string_view(what.data(), what.size()), ": ", member.name, ", in ",
+                   absl::string_view(file_name.data(), file_name.size()), ", offset ", member.offset));
 }
 
 struct KeyAndExtension {
@@ -37,8 +36,7 @@ const TarSamplePart* TarSample::Find(std::string_view extension) const {
   return nullptr;
 }
 
-absl::StatusOr<std::vector<TarSample>> GroupSamples(const std::vector<TarMember>& members,
-                                                    std::string_view file_name) {
+absl::StatusOr<std::vector<TarSample>> GroupSamples(const std::vector<TarMember>& members, std::string_view file_name) {
   std::vector<TarSample> samples;
   std::unordered_set<std::string> keys;  // looked up only, never walked
   for (const TarMember& member : members) {

@@ -15,15 +15,13 @@ AddedTokenMatcher::AddedTokenMatcher(const std::vector<AddedToken>& tokens) {
   }
   for (Group& group : groups_) {
     for (auto& same_first : group.by_first_byte) {
-      std::stable_sort(same_first.begin(), same_first.end(), [](const AddedToken* a, const AddedToken* b) {
-        return a->content.size() > b->content.size();
-      });
+      std::stable_sort(same_first.begin(), same_first.end(),
+                       [](const AddedToken* a, const AddedToken* b) { return a->content.size() > b->content.size(); });
     }
   }
 }
 
-std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::Find(int group, std::string_view text,
-                                                                size_t from) const {
+std::optional<AddedTokenMatcher::Match> AddedTokenMatcher::Find(int group, std::string_view text, size_t from) const {
   const Group& tokens = groups_[group];
   if (tokens.first_bytes.empty()) return std::nullopt;
   for (size_t at = from; at < text.size(); ++at) {

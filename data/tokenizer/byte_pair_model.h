@@ -42,7 +42,7 @@ struct BytePairModel {
   std::vector<std::string> vocabulary;
   std::vector<BytePairMerge> merges;
   std::vector<AddedToken> added_tokens;  // by id; those beyond `vocabulary` continue its numbering
-  bool ignore_merges = false;  // a word that is an entry is that entry, even if merges do not lead there
+  bool ignore_merges = false;            // a word that is an entry is that entry, even if merges do not lead there
 };
 
 struct BytePairOptions {

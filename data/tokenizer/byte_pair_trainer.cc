@@ -335,7 +335,8 @@ absl::Status CheckSpecialTokens(const BytePairOptions& options, SplitPattern pat
     if (word.size() == token.size()) {
       return absl::InvalidArgumentError(
           "special token is one word of the split pattern, so plain text could become it; "
-          "write it in marks, as <|name|>: " + token);
+          "write it in marks, as <|name|>: " +
+          token);
     }
   }
   return absl::OkStatus();
@@ -345,12 +346,12 @@ absl::Status CheckSpecialTokens(const BytePairOptions& options, SplitPattern pat
 
 absl::StatusOr<BytePairModel> TrainBytePair(const WordCounts& counts, const BytePairOptions& options) {
   if (options.vocab_size < 1 || options.vocab_size > kVocabularyEntriesMax) {
-    return absl::InvalidArgumentError("vocab_size must be 1 to " + std::to_string(kVocabularyEntriesMax) +
-                                      ": " + std::to_string(options.vocab_size));
+    return absl::InvalidArgumentError("vocab_size must be 1 to " + std::to_string(kVocabularyEntriesMax) + ": " +
+                                      std::to_string(options.vocab_size));
   }
   if (options.special_tokens.size() > kSpecialTokensMax) {
     return absl::InvalidArgumentError("more special tokens than " + std::to_string(kSpecialTokensMax) + ": " +
-                                       std::to_string(options.special_tokens.size()));
+                                      std::to_string(options.special_tokens.size()));
   }
   VLM_RETURN_IF_ERROR(CheckSpecialTokens(options, counts.pattern()));
   uint64_t bytes = 0;

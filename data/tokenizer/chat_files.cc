@@ -67,9 +67,9 @@ absl::StatusOr<std::string> TokenizerConfigJson(const Tokenizer& tokenizer, int6
   VLM_RETURN_IF_ERROR(CheckChatTokens(tokenizer));
   OrderedJson decoder = OrderedJson::object();
   for (const AddedToken& token : tokenizer.model().added_tokens) {
-    decoder[std::to_string(token.id)] = {{"content", token.content}, {"lstrip", false},
+    decoder[std::to_string(token.id)] = {{"content", token.content},       {"lstrip", false},
                                          {"normalized", token.normalized}, {"rstrip", false},
-                                         {"single_word", false}, {"special", token.special}};
+                                         {"single_word", false},           {"special", token.special}};
   }
   OrderedJson config = {
       {"tokenizer_class", "PreTrainedTokenizerFast"},

@@ -66,8 +66,7 @@ ClassifiedCodePoint CodePointClasses::ReadMultiByte(const char* at, const char* 
   }
   if (first > 0xF4 || left < 4) return kIllFormed;
   if (!IsContinuation(at[1]) || !IsContinuation(at[2]) || !IsContinuation(at[3])) return kIllFormed;
-  const uint32_t code_point =
-      (first & 0x07) << 18 | (at[1] & 0x3F) << 12 | (at[2] & 0x3F) << 6 | (at[3] & 0x3F);
+  const uint32_t code_point = (first & 0x07) << 18 | (at[1] & 0x3F) << 12 | (at[2] & 0x3F) << 6 | (at[3] & 0x3F);
   if (code_point < 0x10000 || code_point > 0x10FFFF) return kIllFormed;
   return {Of(code_point), 4};
 }

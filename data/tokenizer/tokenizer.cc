@@ -19,9 +19,7 @@ constexpr size_t kBytesPerId = 3;
 
 absl::Status Bad(std::string message) { return absl::InvalidArgumentError("tokenizer: " + std::move(message)); }
 
-std::string At(std::string_view list, size_t index) {
-  return std::string(list) + "[" + std::to_string(index) + "]";
-}
+std::string At(std::string_view list, size_t index) { return std::string(list) + "[" + std::to_string(index) + "]"; }
 
 // Added tokens are in order of id, equal their entry of the vocabulary where they have one, and continue
 // its numbering where they have none.
@@ -189,8 +187,8 @@ absl::StatusOr<std::string> Tokenizer::Decode(std::span<const int32_t> ids, Spec
   std::string text;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size()) {
-      return Bad("id outside the vocabulary of " + std::to_string(vocab_size()) + " at position " +
-                 std::to_string(i) + ": " + std::to_string(ids[i]));
+      return Bad("id outside the vocabulary of " + std::to_string(vocab_size()) + " at position " + std::to_string(i) +
+                 ": " + std::to_string(ids[i]));
     }
     if (special_tokens == SpecialTokens::kSkip && special_[ids[i]]) continue;
     text += token_bytes_[ids[i]];

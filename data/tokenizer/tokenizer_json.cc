@@ -301,10 +301,10 @@ std::string Tokenizer::ToJson() const {
   const auto flag = [](bool value) { return value ? "true" : "false"; };
   std::string out = "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [";
   for (const AddedToken& token : model_.added_tokens) {
-    out += std::string(&token == model_.added_tokens.data() ? "" : ",") + "\n    {\"id\": " +
-           std::to_string(token.id) + ", \"content\": " + Quoted(token.content) +
-           ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": " +
-           flag(token.normalized) + ", \"special\": " + flag(token.special) + "}";
+    out += std::string(&token == model_.added_tokens.data() ? "" : ",") + "\n    {\"id\": " + std::to_string(token.id) +
+           ", \"content\": " + Quoted(token.content) +
+           ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": " + flag(token.normalized) +
+           ", \"special\": " + flag(token.special) + "}";
   }
   const std::string bytes = R"({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, )"
                             R"("use_regex": false})";
@@ -312,8 +312,8 @@ std::string Tokenizer::ToJson() const {
          ",\n  \"post_processor\": " + bytes + ",\n  \"decoder\": " + bytes +
          ",\n  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
          "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n    \"fuse_unk\": false,\n"
-         "    \"byte_fallback\": false,\n    \"ignore_merges\": " + flag(model_.ignore_merges) +
-         ",\n    \"vocab\": {";
+         "    \"byte_fallback\": false,\n    \"ignore_merges\": " +
+         flag(model_.ignore_merges) + ",\n    \"vocab\": {";
   for (size_t id = 0; id < model_.vocabulary.size(); ++id) {
     out += (id == 0 ? "\n      " : ",\n      ") + Quoted(model_.vocabulary[id]) + ": " + std::to_string(id);
   }

@@ -96,9 +96,9 @@ const char* WordCounts::Store(std::string_view word) {
 
 absl::Status WordCounts::Merge(const WordCounts& other) {
   if (other.pattern_ != pattern_) {
-    return absl::InvalidArgumentError("word counts of different split patterns cannot be merged: " +
-                                      std::string(PatternName(pattern_)) + " and " +
-                                      std::string(PatternName(other.pattern_)));
+    return absl::InvalidArgumentError(
+        "word counts of different split patterns cannot be merged: " + std::string(PatternName(pattern_)) + " and " +
+        std::string(PatternName(other.pattern_)));
   }
   // By index: merging with itself doubles the counts and adds no entry.
   for (size_t i = 0, size = other.entries_.size(); i < size; ++i) {

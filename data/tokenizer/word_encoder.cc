@@ -204,8 +204,7 @@ void WordEncoder::MergeLong(std::string_view word, std::vector<int32_t>* ids) co
     const uint32_t rank = byte_ranks_[byte * 256 + static_cast<uint8_t>(word[i + 1])];
     if (rank != kNoMerge) entries.emplace_back(rank, i);
   }
-  std::priority_queue<Entry, std::vector<Entry>, std::greater<Entry>> queue(std::greater<Entry>(),
-                                                                            std::move(entries));
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<Entry>> queue(std::greater<Entry>(), std::move(entries));
   while (!queue.empty()) {
     const auto [rank, place] = queue.top();
     queue.pop();

@@ -24,8 +24,8 @@ class WordEncoder {
  public:
   // `model` and `token_bytes` (by id) must be consistent, as Tokenizer::Create checks; `results` is the id
   // each merge makes. Entries for which `special` is true are never the result of a word.
-  WordEncoder(const BytePairModel& model, const std::vector<std::string>& token_bytes,
-              const std::vector<bool>& special, std::vector<int32_t> results);
+  WordEncoder(const BytePairModel& model, const std::vector<std::string>& token_bytes, const std::vector<bool>& special,
+              std::vector<int32_t> results);
 
   // The cache of one call over one text: words that need several ids, by their place in the text.
   class Cache {

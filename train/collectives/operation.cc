@@ -10,11 +10,16 @@ namespace {
 
 const char* NameOf(OperationKind kind) {
   switch (kind) {
-    case OperationKind::kAllocate: return "allocate";
-    case OperationKind::kReduceScatterAdd: return "reduce-scatter";
-    case OperationKind::kAllGather: return "all-gather";
-    case OperationKind::kAllGatherBytes: return "all-gather of bytes";
-    case OperationKind::kBarrier: return "barrier";
+    case OperationKind::kAllocate:
+      return "allocate";
+    case OperationKind::kReduceScatterAdd:
+      return "reduce-scatter";
+    case OperationKind::kAllGather:
+      return "all-gather";
+    case OperationKind::kAllGatherBytes:
+      return "all-gather of bytes";
+    case OperationKind::kBarrier:
+      return "barrier";
   }
   return "unknown operation";
 }

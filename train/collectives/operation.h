@@ -27,7 +27,7 @@ struct Operation {
   int32_t segment = -1;      // shared memory: which allocation the buffer lies in; -1: none
   uint32_t contributes = 1;  // kReduceScatterAdd: 0 adds nothing
   int64_t segment_offset = 0;
-  char tag[40] = {};         // cut to fit
+  char tag[40] = {};  // cut to fit
 };
 
 Operation MakeOperation(uint64_t sequence, OperationKind kind, int64_t numel, uint32_t element_bytes,

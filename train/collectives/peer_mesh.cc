@@ -233,7 +233,8 @@ absl::StatusOr<std::vector<UniqueFd>> ConnectMesh(const MeshIdentity& identity, 
   const absl::Duration end = RealClock()->Monotonic() + deadline;
   std::vector<UniqueFd> sockets(static_cast<size_t>(identity.world));
   for (int peer = 0; peer < identity.rank; ++peer) {
-    absl::StatusOr<UniqueFd> fd = ConnectToRank(identity, peer, peers[static_cast<size_t>(peer)], {transport, channel}, end);
+    absl::StatusOr<UniqueFd> fd =
+        ConnectToRank(identity, peer, peers[static_cast<size_t>(peer)], {transport, channel}, end);
     if (!fd.ok()) return Annotate(fd.status(), absl::StrCat("connect to rank ", peer));
     sockets[static_cast<size_t>(peer)] = *std::move(fd);
   }

@@ -33,7 +33,7 @@ struct ControlPage {
   alignas(kLine) std::atomic<uint64_t> finished;  // operations whose peer buffers are no longer read
   alignas(kLine) std::atomic<uint32_t> changes;   // futex: +1 whenever any rank's progress or `aborted` changes
   alignas(kLine) std::atomic<uint32_t> aborted;
-  alignas(kLine) Operation operation;             // of `arrived`
+  alignas(kLine) Operation operation;  // of `arrived`
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
 
@@ -76,9 +76,9 @@ class SharedMemoryCollective final : public Collective {
 
   absl::StatusOr<at::Tensor> Allocate(int64_t numel, at::ScalarType type, std::string_view tag) override {
     const size_t bytes = static_cast<size_t>(numel) * c10::elementSize(type);
-    VLM_RETURN_IF_ERROR(Run(MakeOperation(0, OperationKind::kAllocate, numel,
-                                          static_cast<uint32_t>(c10::elementSize(type)), tag),
-                            [] { return absl::OkStatus(); }));
+    VLM_RETURN_IF_ERROR(
+        Run(MakeOperation(0, OperationKind::kAllocate, numel, static_cast<uint32_t>(c10::elementSize(type)), tag),
+            [] { return absl::OkStatus(); }));
     VLM_ASSIGN_OR_RETURN(std::shared_ptr<SharedSegment> segment,
                          SharedSegment::Exchange(rank_, sockets_, std::max<size_t>(bytes, 1), options_.deadline));
     segments_.push_back(segment);
@@ -92,14 +92,14 @@ class SharedMemoryCollective final : public Collective {
     VLM_ASSIGN_OR_RETURN(const ElementType type, ElementTypeOf(send));
     VLM_CHECK(send.is_contiguous() && send.numel() == shard * world_, "reduce-scatter of a wrong size");
     const uint32_t element = type == ElementType::kFloat32 ? 4 : 2;
-    Operation operation =
-        MakeOperation(0, OperationKind::kReduceScatterAdd, shard * world_, element, tag);
+    Operation operation = MakeOperation(0, OperationKind::kReduceScatterAdd, shard * world_, element, tag);
     operation.contributes = contributes ? 1 : 0;
     Locate(send, &operation);
     float* const sum = accumulator.data_ptr<float>();
     if (operation.segment >= 0) {
       return Run(operation, [&] {
-        AddContributions(*segments_[static_cast<size_t>(operation.segment)], operation.segment_offset, sum, type, shard);
+        AddContributions(*segments_[static_cast<size_t>(operation.segment)], operation.segment_offset, sum, type,
+                         shard);
         return absl::OkStatus();
       });
     }
@@ -135,8 +135,9 @@ class SharedMemoryCollective final : public Collective {
     if (operation.segment >= 0) {
       const SharedSegment& segment = *segments_[static_cast<size_t>(operation.segment)];
       return Run(operation, [&] {
-        CopyFromPeers(bytes, [&](int peer) { return segment.of(peer) + operation.segment_offset + peer * bytes; },
-                      [&](int peer) { return target + peer * bytes; });
+        CopyFromPeers(
+            bytes, [&](int peer) { return segment.of(peer) + operation.segment_offset + peer * bytes; },
+            [&](int peer) { return target + peer * bytes; });
         return absl::OkStatus();
       });
     }
@@ -144,8 +145,9 @@ class SharedMemoryCollective final : public Collective {
       const int64_t piece = std::min<int64_t>(kStagingBytes, bytes - begin);
       std::memcpy(staging_->of(rank_), target + rank_ * bytes + begin, static_cast<size_t>(piece));
       VLM_RETURN_IF_ERROR(Run(operation, [&] {
-        CopyFromPeers(piece, [&](int peer) { return staging_->of(peer); },
-                      [&](int peer) { return target + peer * bytes + begin; });
+        CopyFromPeers(
+            piece, [&](int peer) { return staging_->of(peer); },
+            [&](int peer) { return target + peer * bytes + begin; });
         return absl::OkStatus();
       }));
     }
@@ -156,8 +158,9 @@ class SharedMemoryCollective final : public Collective {
     std::vector<std::string> all(static_cast<size_t>(world_));
     int64_t longest = 0;
     for (int64_t begin = 0; begin == 0 || begin < longest; begin += kStagingBytes) {
-      const size_t piece =
-          static_cast<size_t>(begin) >= mine.size() ? 0 : std::min(kStagingBytes, mine.size() - static_cast<size_t>(begin));
+      const size_t piece = static_cast<size_t>(begin) >= mine.size()
+                               ? 0
+                               : std::min(kStagingBytes, mine.size() - static_cast<size_t>(begin));
       std::memcpy(staging_->of(rank_), mine.data() + std::min(static_cast<size_t>(begin), mine.size()), piece);
       const Operation operation =
           MakeOperation(0, OperationKind::kAllGatherBytes, static_cast<int64_t>(mine.size()), 1, tag);
@@ -180,7 +183,8 @@ class SharedMemoryCollective final : public Collective {
   }
 
   void Abort(std::string_view reason) override {
-    SetFailure(absl::AbortedError(absl::StrCat("collective aborted: ", absl::string_view(reason.data(), reason.size()))));
+    SetFailure(
+        absl::AbortedError(absl::StrCat("collective aborted: ", absl::string_view(reason.data(), reason.size()))));
     for (int peer = 0; peer < world_; ++peer) Control(peer)->aborted.store(1);
     NotifyAll();
   }
@@ -210,7 +214,7 @@ class SharedMemoryCollective final : public Collective {
     return WaitForPeers(&ControlPage::finished, operation);
   }
 
-  absl::Status WaitForPeers(std::atomic<uint64_t> ControlPage::*progress, const Operation& operation) {
+  absl::Status WaitForPeers(std::atomic<uint64_t> ControlPage::* progress, const Operation& operation) {
     const absl::Duration end = RealClock()->Monotonic() + options_.deadline;
     ControlPage* const mine = Control(rank_);
     for (int spin = 0;; ++spin) {
@@ -229,9 +233,9 @@ class SharedMemoryCollective final : public Collective {
       }
       const absl::Duration left = end - RealClock()->Monotonic();
       if (left <= absl::ZeroDuration()) {
-        return Fail(absl::DeadlineExceededError(
-            absl::StrCat("rank ", waiting_for, " did not join within ", absl::FormatDuration(options_.deadline), ": ",
-                         DescribeOperation(operation))));
+        return Fail(absl::DeadlineExceededError(absl::StrCat("rank ", waiting_for, " did not join within ",
+                                                             absl::FormatDuration(options_.deadline), ": ",
+                                                             DescribeOperation(operation))));
       }
       if (spin >= options_.spins) FutexWait(&mine->changes, seen, left);
     }

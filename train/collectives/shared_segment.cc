@@ -28,8 +28,8 @@ absl::StatusOr<std::shared_ptr<SharedSegment>> SharedSegment::Exchange(int rank,
       fd = theirs.get();
       struct stat info;
       if (fstat(fd, &info) != 0 || static_cast<size_t>(info.st_size) != bytes) {
-        return absl::FailedPreconditionError(absl::StrCat("rank ", peer, " shares memory of ", info.st_size,
-                                                          " bytes, rank ", rank, " of ", bytes));
+        return absl::FailedPreconditionError(
+            absl::StrCat("rank ", peer, " shares memory of ", info.st_size, " bytes, rank ", rank, " of ", bytes));
       }
     }
     void* const address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

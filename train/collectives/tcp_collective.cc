@@ -31,10 +31,10 @@ struct Header {
 struct Transfer {
   Header send_header, receive_header;
   const std::byte* send = nullptr;
-  std::byte* receive = nullptr;        // where the payload goes; sized by `receive_capacity`
+  std::byte* receive = nullptr;  // where the payload goes; sized by `receive_capacity`
   uint64_t receive_capacity = 0;
   std::string* receive_string = nullptr;  // instead: sized by the header
-  uint64_t sent = 0, received = 0;     // bytes of header and payload
+  uint64_t sent = 0, received = 0;        // bytes of header and payload
 
   bool sending() const { return sent < sizeof(Header) + send_header.payload_bytes; }
   bool receiving() const {
@@ -47,7 +47,10 @@ constexpr uint64_t kBytesMessageMax = 64 << 20;  // of AllGatherBytes: headers a
 class TcpCollective final : public Collective {
  public:
   TcpCollective(const MeshIdentity& identity, std::vector<UniqueFd> sockets, const CollectiveOptions& options)
-      : rank_(identity.rank), world_(identity.world), sockets_(std::move(sockets)), options_(options),
+      : rank_(identity.rank),
+        world_(identity.world),
+        sockets_(std::move(sockets)),
+        options_(options),
         abort_event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   int rank() const override { return rank_; }
@@ -57,8 +60,9 @@ class TcpCollective final : public Collective {
 
   absl::StatusOr<at::Tensor> Allocate(int64_t numel, at::ScalarType type, std::string_view tag) override {
     std::vector<Transfer> transfers(static_cast<size_t>(world_));
-    VLM_RETURN_IF_ERROR(Exchange(MakeOperation(0, OperationKind::kAllocate, numel,
-                                               static_cast<uint32_t>(c10::elementSize(type)), tag), &transfers));
+    VLM_RETURN_IF_ERROR(
+        Exchange(MakeOperation(0, OperationKind::kAllocate, numel, static_cast<uint32_t>(c10::elementSize(type)), tag),
+                 &transfers));
     return at::zeros({numel}, at::TensorOptions().dtype(type));
   }
 
@@ -113,13 +117,15 @@ class TcpCollective final : public Collective {
       transfer.receive = target + static_cast<uint64_t>(peer) * bytes;
       transfer.receive_capacity = bytes;
     }
-    return Exchange(MakeOperation(0, OperationKind::kAllGather, full.numel(),
-                                  static_cast<uint32_t>(full.element_size()), tag), &transfers);
+    return Exchange(
+        MakeOperation(0, OperationKind::kAllGather, full.numel(), static_cast<uint32_t>(full.element_size()), tag),
+        &transfers);
   }
 
   absl::StatusOr<std::vector<std::string>> AllGatherBytes(std::string_view mine, std::string_view tag) override {
     if (mine.size() > kBytesMessageMax) {
-      return absl::InvalidArgumentError(absl::StrCat("a gathered message is limited to 64 MiB, this one has ", mine.size()));
+      return absl::InvalidArgumentError(
+          absl::StrCat("a gathered message is limited to 64 MiB, this one has ", mine.size()));
     }
     std::vector<std::string> all(static_cast<size_t>(world_));
     std::vector<Transfer> transfers(static_cast<size_t>(world_));
@@ -141,7 +147,8 @@ class TcpCollective final : public Collective {
   }
 
   void Abort(std::string_view reason) override {
-    SetFailure(absl::AbortedError(absl::StrCat("collective aborted: ", absl::string_view(reason.data(), reason.size()))));
+    SetFailure(
+        absl::AbortedError(absl::StrCat("collective aborted: ", absl::string_view(reason.data(), reason.size()))));
     // Peers see the closed connection; our own poll wakes by the event.
     for (const UniqueFd& socket : sockets_) {
       if (socket.get() >= 0) shutdown(socket.get(), SHUT_RDWR);
@@ -164,7 +171,8 @@ class TcpCollective final : public Collective {
       peers.assign(1, rank_);
       for (int peer = 0; peer < world_; ++peer) {
         const Transfer& transfer = (*transfers)[static_cast<size_t>(peer)];
-        const short events = static_cast<short>((transfer.sending() ? POLLOUT : 0) | (transfer.receiving() ? POLLIN : 0));
+        const short events =
+            static_cast<short>((transfer.sending() ? POLLOUT : 0) | (transfer.receiving() ? POLLIN : 0));
         if (peer == rank_ || events == 0) continue;
         entries.push_back({sockets_[static_cast<size_t>(peer)].get(), events, 0});
         peers.push_back(peer);
@@ -211,11 +219,10 @@ class TcpCollective final : public Collective {
     }
     while (transfer->receiving()) {
       const bool in_header = transfer->received < sizeof(Header);
-      std::byte* const target = in_header
-                                    ? reinterpret_cast<std::byte*>(&transfer->receive_header) + transfer->received
-                                    : transfer->receive + (transfer->received - sizeof(Header));
-      const uint64_t wanted = (in_header ? sizeof(Header) : sizeof(Header) + transfer->receive_header.payload_bytes) -
-                              transfer->received;
+      std::byte* const target = in_header ? reinterpret_cast<std::byte*>(&transfer->receive_header) + transfer->received
+                                          : transfer->receive + (transfer->received - sizeof(Header));
+      const uint64_t wanted =
+          (in_header ? sizeof(Header) : sizeof(Header) + transfer->receive_header.payload_bytes) - transfer->received;
       const ssize_t received = recv(fd, target, wanted, MSG_DONTWAIT);
       if (received < 0 && (errno == EAGAIN || errno == EINTR)) break;
       if (received <= 0) return Gone(peer, operation);
@@ -231,8 +238,8 @@ class TcpCollective final : public Collective {
     const uint64_t bytes = transfer->receive_header.payload_bytes;
     if (bytes > transfer->receive_capacity) {
       return absl::FailedPreconditionError(absl::StrCat("rank ", peer, " sends ", bytes, " bytes where at most ",
-                                                        transfer->receive_capacity, " fit: ",
-                                                        DescribeOperation(operation)));
+                                                        transfer->receive_capacity,
+                                                        " fit: ", DescribeOperation(operation)));
     }
     if (transfer->receive_string != nullptr) {
       transfer->receive_string->resize(bytes);

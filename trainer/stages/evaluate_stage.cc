@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 
 #include <cstdio>
-
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -25,9 +24,8 @@ using Json = nlohmann::json;
 constexpr uint64_t kAnswersBytesMax = uint64_t{1} << 30;
 
 Json ToJson(const Answered& answer) {
-  Json json = {{"task", answer.task},           {"kind", answer.kind},
-               {"sample", answer.sample},       {"question", answer.question},
-               {"expected", answer.expected},   {"generated", answer.generated}};
+  Json json = {{"task", answer.task},         {"kind", answer.kind},         {"sample", answer.sample},
+               {"question", answer.question}, {"expected", answer.expected}, {"generated", answer.generated}};
   if (answer.blank.has_value()) json["blank"] = *answer.blank;
   return json;
 }
@@ -35,8 +33,13 @@ Json ToJson(const Answered& answer) {
 absl::StatusOr<Answered> FromJson(const std::string& line) {
   const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::DataLossError("an answer's line does not parse");
-  Answered answer{json.value("task", ""), json.value("kind", ""), json.value("sample", uint64_t{0}),
-                  json.value("question", ""), json.value("expected", ""), json.value("generated", ""), {}};
+  Answered answer{json.value("task", ""),
+                  json.value("kind", ""),
+                  json.value("sample", uint64_t{0}),
+                  json.value("question", ""),
+                  json.value("expected", ""),
+                  json.value("generated", ""),
+                  {}};
   if (json.contains("blank")) answer.blank = json.value("blank", "");
   return answer;
 }
@@ -59,9 +62,9 @@ class EvaluateStage final : public PoolStage {
     for (size_t task = 0; task < settings_.tasks.size(); ++task) {
       const data::ManifestSource* const source = data_->manifest.FindSource(settings_.tasks[task].source);
       if (source == nullptr) {
-        return absl::NotFoundError(absl::StrCat("task ", settings_.tasks[task].name,
-                                                " names a source the index does not have: ",
-                                                settings_.tasks[task].source));
+        return absl::NotFoundError(
+            absl::StrCat("task ", settings_.tasks[task].name,
+                         " names a source the index does not have: ", settings_.tasks[task].source));
       }
       const uint64_t limit = static_cast<uint64_t>(settings_.tasks[task].limit);
       const uint64_t samples = limit == 0 ? source->samples : std::min(limit, source->samples);
@@ -115,9 +118,8 @@ class EvaluateStage final : public PoolStage {
     }
     VLM_ASSIGN_OR_RETURN(const Report report, MakeReport(answers));
     std::fputs(ReportText(report).c_str(), stderr);
-    std::vector<ArtifactFile> files = {{"report.json", ReportJson(report)},
-                                       {"report.html", ReportHtml(report)},
-                                       {"answers.jsonl", std::move(all)}};
+    std::vector<ArtifactFile> files = {
+        {"report.json", ReportJson(report)}, {"report.html", ReportHtml(report)}, {"answers.jsonl", std::move(all)}};
     for (const ReportPicture& picture : report.pictures) files.push_back({picture.file, picture.png});
     return files;
   }
@@ -131,8 +133,8 @@ class EvaluateStage final : public PoolStage {
   // Only a rank that answers needs the model; the finish task does not.
   absl::Status LoadModel() {
     if (answerer_ != nullptr) return absl::OkStatus();
-    VLM_ASSIGN_OR_RETURN(answerer_, Answerer::Load(context_.files, model_.folder,
-                                                   data_->manifest.render.chat_template, context_.clock));
+    VLM_ASSIGN_OR_RETURN(
+        answerer_, Answerer::Load(context_.files, model_.folder, data_->manifest.render.chat_template, context_.clock));
     context_.link->SetPhase(Phase::kEval);
     return absl::OkStatus();
   }
@@ -143,10 +145,10 @@ class EvaluateStage final : public PoolStage {
     Question question{std::move(loaded->conversation), {}};
     if (question.conversation.messages.empty() ||
         question.conversation.messages.back().role != data::Role::kAssistant) {
-      return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
-                              "a sample to evaluate has no answer: source ", settings_.tasks[item.task].source,
-                              ", sample ", item.sample)),
-                          ExitCode::kBadData);
+      return WithExitCode(
+          absl::InvalidArgumentError(absl::StrCat("a sample to evaluate has no answer: source ",
+                                                  settings_.tasks[item.task].source, ", sample ", item.sample)),
+          ExitCode::kBadData);
     }
     answer->task = settings_.tasks[item.task].name;
     answer->sample = item.sample;
@@ -201,9 +203,9 @@ class EvaluateStage final : public PoolStage {
       VLM_ASSIGN_OR_RETURN(const data::SampleReader::Loaded loaded, data_->reader->Read(answer.sample));
       if (loaded.images.empty()) continue;
       const std::string& encoded = loaded.images[0];
-      VLM_ASSIGN_OR_RETURN(const data::Image image,
-                           data::DecodeImage(std::as_bytes(std::span(encoded.data(), encoded.size())),
-                                             data_->pixels.limits));
+      VLM_ASSIGN_OR_RETURN(
+          const data::Image image,
+          data::DecodeImage(std::as_bytes(std::span(encoded.data(), encoded.size())), data_->pixels.limits));
       VLM_ASSIGN_OR_RETURN(std::string png, data::EncodePng(image));
       report->pictures.push_back({absl::StrFormat("picture-%02d.png", i), std::move(png), answer});
     }

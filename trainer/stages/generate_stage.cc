@@ -14,9 +14,12 @@ constexpr uint64_t kListBytesMax = 64 << 20;
 
 data::PictureEncoding EncodingOf(spec::PictureFormat format) {
   switch (format) {
-    case spec::PictureFormat::kJpeg: return data::PictureEncoding::kJpeg;
-    case spec::PictureFormat::kPng: return data::PictureEncoding::kPng;
-    case spec::PictureFormat::kMixed: return data::PictureEncoding::kMixed;
+    case spec::PictureFormat::kJpeg:
+      return data::PictureEncoding::kJpeg;
+    case spec::PictureFormat::kPng:
+      return data::PictureEncoding::kPng;
+    case spec::PictureFormat::kMixed:
+      return data::PictureEncoding::kMixed;
   }
   return data::PictureEncoding::kMixed;
 }

@@ -69,10 +69,10 @@ class IndexStage final : public PoolStage {
     }
     for (const data::ManifestSource& source : manifest.sources) {
       if (source.samples == 0) {
-        return WithExitCode(absl::InvalidArgumentError(absl::StrCat(
-                                "no sample of the source is usable (", manifest.rejected_count,
-                                " rejected, see the log): ", source.name)),
-                            ExitCode::kBadData);
+        return WithExitCode(
+            absl::InvalidArgumentError(absl::StrCat("no sample of the source is usable (", manifest.rejected_count,
+                                                    " rejected, see the log): ", source.name)),
+            ExitCode::kBadData);
       }
     }
     data::ManifestBytes bytes = data::EncodeManifest(manifest);
@@ -94,8 +94,8 @@ class IndexStage final : public PoolStage {
     for (const spec::IndexSource& source : settings_.sources) {
       std::vector<std::string> files;
       if (source.from.stage.empty()) {
-        VLM_ASSIGN_OR_RETURN(files, data::ResolvePattern(context_.files, context_.assignment->data_roots.at(0),
-                                                         source.from.glob));
+        VLM_ASSIGN_OR_RETURN(
+            files, data::ResolvePattern(context_.files, context_.assignment->data_roots.at(0), source.from.glob));
       } else {
         VLM_ASSIGN_OR_RETURN(const InputArtifact input, context_.Input(source.from.stage));
         VLM_ASSIGN_OR_RETURN(files, GeneratedFiles(context_.files, input, source.from.split));

@@ -114,8 +114,7 @@ absl::Status FolderSource::Read(const std::string& name, uint64_t offset, std::s
 
 absl::StatusOr<std::map<std::string, std::string>> SideFiles(const ModelConfig& config,
                                                              const data::Tokenizer& tokenizer,
-                                                             const data::PixelOptions& pixels,
-                                                             std::string_view dtype) {
+                                                             const data::PixelOptions& pixels, std::string_view dtype) {
   std::map<std::string, std::string> files;
   files["config.json"] = config.ToJson(dtype);
   files["generation_config.json"] = GenerationConfig(tokenizer);

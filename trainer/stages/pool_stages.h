@@ -11,8 +11,8 @@
 namespace vlm::trainer {
 
 // Names of files inside artifacts that later stages read.
-inline constexpr char kGeneratedFile[] = "generated.json";    // of generate: the shards by split
-inline constexpr char kTokenizerFile[] = "tokenizer.json";    // of tokenizer, copied by index and training
+inline constexpr char kGeneratedFile[] = "generated.json";  // of generate: the shards by split
+inline constexpr char kTokenizerFile[] = "tokenizer.json";  // of tokenizer, copied by index and training
 
 absl::Status RunGenerate(const StageContext& context);
 absl::Status RunTokenizer(const StageContext& context);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/escaping.h"
@@ -21,11 +20,20 @@ std::string Escape(const std::string& text) {
   std::string escaped;
   for (const char c : text) {
     switch (c) {
-      case '&': escaped += "&amp;"; break;
-      case '<': escaped += "&lt;"; break;
-      case '>': escaped += "&gt;"; break;
-      case '"': escaped += "&quot;"; break;
-      default: escaped += c;
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '"':
+        escaped += "&quot;";
+        break;
+      default:
+        escaped += c;
     }
   }
   return escaped;
@@ -48,12 +56,9 @@ Json ToJson(const KindScore& score) {
 }
 
 Json ToJson(const Answered& answer) {
-  return {{"task", answer.task},
-          {"kind", answer.kind},
-          {"question", answer.question},
-          {"expected", answer.expected},
-          {"generated", answer.generated},
-          {"correct", ExactMatch(answer.expected, answer.generated)}};
+  return {{"task", answer.task},           {"kind", answer.kind},
+          {"question", answer.question},   {"expected", answer.expected},
+          {"generated", answer.generated}, {"correct", ExactMatch(answer.expected, answer.generated)}};
 }
 
 // One curve as inline SVG: axes with three labels each and a line. Non-finite points are left out.
@@ -96,9 +101,10 @@ std::string Plot(const StageCurve& curve) {
 }
 
 std::string ScoreTable(const TaskScore& score) {
-  std::string html = absl::StrCat("<h3>", Escape(score.task),
-                                  "</h3><table><tr><th>question</th><th>asked</th><th>correct</th><th>95 % interval</th>"
-                                  "<th>target</th><th>blank picture</th><th>majority answer</th></tr>");
+  std::string html =
+      absl::StrCat("<h3>", Escape(score.task),
+                   "</h3><table><tr><th>question</th><th>asked</th><th>correct</th><th>95 % interval</th>"
+                   "<th>target</th><th>blank picture</th><th>majority answer</th></tr>");
   for (const auto& [kind, result] : score.kinds) {
     const std::string target = result.target.has_value() ? Percent(*result.target) : "–";
     const std::string blank = result.blank.has_value() ? Percent(*result.blank) : "–";
@@ -149,7 +155,8 @@ std::vector<CurvePoint> ParseCurve(const std::string& jsonl) {
       auto number = [&](const char* key) {
         return json.contains(key) && json[key].is_number() ? json[key].get<double>() : std::nan("");
       };
-      points.push_back({json["step"].get<uint64_t>(), number("loss"), number("learning_rate"), number("gradient_norm")});
+      points.push_back(
+          {json["step"].get<uint64_t>(), number("loss"), number("learning_rate"), number("gradient_norm")});
     }
     at = end + 1;
   }
@@ -157,17 +164,22 @@ std::vector<CurvePoint> ParseCurve(const std::string& jsonl) {
 }
 
 std::string ReportJson(const Report& report) {
-  Json json = {{"format", "vlm-report"}, {"version", 1},      {"job", report.job_id},
-               {"stage", report.stage},  {"model", report.model_digest}, {"passed", report.passed()},
-               {"tasks", Json::object()}, {"curves", Json::array()},     {"pictures", Json::array()}};
+  Json json = {{"format", "vlm-report"},       {"version", 1},
+               {"job", report.job_id},         {"stage", report.stage},
+               {"model", report.model_digest}, {"passed", report.passed()},
+               {"tasks", Json::object()},      {"curves", Json::array()},
+               {"pictures", Json::array()}};
   for (const TaskScore& score : report.scores) {
     for (const auto& [kind, result] : score.kinds) json["tasks"][score.task][kind] = ToJson(result);
   }
   for (const StageCurve& curve : report.curves) {
     Json points = Json::array();
-    for (const CurvePoint& point : curve.points) points.push_back({point.step, point.loss, point.learning_rate, point.gradient_norm});
-    json["curves"].push_back({{"stage", curve.stage}, {"kind", curve.kind},
-                              {"columns", {"step", "loss", "learning_rate", "gradient_norm"}}, {"points", points}});
+    for (const CurvePoint& point : curve.points)
+      points.push_back({point.step, point.loss, point.learning_rate, point.gradient_norm});
+    json["curves"].push_back({{"stage", curve.stage},
+                              {"kind", curve.kind},
+                              {"columns", {"step", "loss", "learning_rate", "gradient_norm"}},
+                              {"points", points}});
   }
   for (const ReportPicture& picture : report.pictures) {
     Json entry = ToJson(picture.answer);
@@ -178,14 +190,14 @@ std::string ReportJson(const Report& report) {
 }
 
 std::string ReportHtml(const Report& report) {
-  std::string html = absl::StrCat("<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" "
-                                  "content=\"width=device-width\"><title>", Escape(report.job_id),
-                                  "</title><style>", kStyle, "</style><h1>Report of job ", Escape(report.job_id),
-                                  "</h1><p>Stage ", Escape(report.stage), ", model ",
-                                  Escape(report.model_digest.substr(0, 12)), ": <span class=\"",
-                                  report.passed() ? "good\">every target is met" : "bad\">a target is missed",
-                                  "</span></p><h2>Accuracy</h2><p>Exact match of greedy answers, with Wilson's 95 % "
-                                  "interval. The blank-picture column asks the same questions without the picture.</p>");
+  std::string html = absl::StrCat(
+      "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" "
+      "content=\"width=device-width\"><title>",
+      Escape(report.job_id), "</title><style>", kStyle, "</style><h1>Report of job ", Escape(report.job_id),
+      "</h1><p>Stage ", Escape(report.stage), ", model ", Escape(report.model_digest.substr(0, 12)), ": <span class=\"",
+      report.passed() ? "good\">every target is met" : "bad\">a target is missed",
+      "</span></p><h2>Accuracy</h2><p>Exact match of greedy answers, with Wilson's 95 % "
+      "interval. The blank-picture column asks the same questions without the picture.</p>");
   for (const TaskScore& score : report.scores) html += ScoreTable(score);
   html += "<h2>Training loss</h2><div class=\"row\">";
   for (const StageCurve& curve : report.curves) {
@@ -205,7 +217,9 @@ std::string ReportText(const Report& report) {
                             Percent(result.accuracy), Percent(result.interval.low), Percent(result.interval.high),
                             result.target.has_value() ? Percent(*result.target) : "-",
                             result.blank.has_value() ? Percent(*result.blank) : "-", Percent(result.majority),
-                            !result.target_met ? "  MISSED" : !result.blank_within_margin ? "  CONTROL TOO GOOD" : "");
+                            !result.target_met            ? "  MISSED"
+                            : !result.blank_within_margin ? "  CONTROL TOO GOOD"
+                                                          : "");
     }
   }
   return text;

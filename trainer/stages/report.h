@@ -20,8 +20,8 @@ struct StageCurve {
 };
 
 struct ReportPicture {
-  std::string file;      // name beside the report
-  std::string png;       // encoded, as the model's input came
+  std::string file;  // name beside the report
+  std::string png;   // encoded, as the model's input came
   Answered answer;
 };
 

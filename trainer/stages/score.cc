@@ -49,9 +49,8 @@ bool ExactMatch(const std::string& expected, const std::string& generated) {
 }
 
 bool TaskScore::passed() const {
-  return std::all_of(kinds.begin(), kinds.end(), [](const auto& kind) {
-    return kind.second.target_met && kind.second.blank_within_margin;
-  });
+  return std::all_of(kinds.begin(), kinds.end(),
+                     [](const auto& kind) { return kind.second.target_met && kind.second.blank_within_margin; });
 }
 
 std::vector<TaskScore> Score(const std::vector<Answered>& answers, const ScoreOptions& options) {

@@ -12,8 +12,8 @@ namespace vlm::trainer {
 
 // One answered question.
 struct Answered {
-  std::string task, kind;          // "scenes", "color"
-  uint64_t sample = 0;             // number in the manifest
+  std::string task, kind;  // "scenes", "color"
+  uint64_t sample = 0;     // number in the manifest
   std::string question, expected, generated;
   std::optional<std::string> blank;  // the answer with a blank picture in place of the real one
 };
@@ -32,11 +32,11 @@ struct KindScore {
   double accuracy = 0;
   Interval interval;
   std::string majority_answer;
-  double majority = 0;                  // accuracy of always giving it
-  std::optional<double> blank;          // accuracy with blank pictures
+  double majority = 0;          // accuracy of always giving it
+  std::optional<double> blank;  // accuracy with blank pictures
   std::optional<double> target;
   bool target_met = true;
-  bool blank_within_margin = true;      // blank <= majority + margin
+  bool blank_within_margin = true;  // blank <= majority + margin
 };
 
 struct TaskScore {

@@ -16,9 +16,12 @@ constexpr uint64_t kCountsBytesMax = uint64_t{4} << 30;
 
 data::SplitPattern PatternOf(spec::SplitPattern pattern) {
   switch (pattern) {
-    case spec::SplitPattern::kGpt2: return data::SplitPattern::kGpt2;
-    case spec::SplitPattern::kGpt4: return data::SplitPattern::kGpt4;
-    case spec::SplitPattern::kQwen2: return data::SplitPattern::kQwen2;
+    case spec::SplitPattern::kGpt2:
+      return data::SplitPattern::kGpt2;
+    case spec::SplitPattern::kGpt4:
+      return data::SplitPattern::kGpt4;
+    case spec::SplitPattern::kQwen2:
+      return data::SplitPattern::kQwen2;
   }
   return data::SplitPattern::kQwen2;
 }
@@ -35,9 +38,9 @@ class TokenizerStage final : public PoolStage {
     VLM_ASSIGN_OR_RETURN(const std::vector<std::string> files, Files());
     data::WordCounts counts(pattern_);
     for (size_t i = shard; i < files.size(); i += context_.assignment->shards) {
-      VLM_RETURN_IF_ERROR(WithExitCode(
-          data::ForEachText(context_.files, files[i], [&](std::string_view text) { counts.Add(text); }),
-          ExitCode::kBadData));
+      VLM_RETURN_IF_ERROR(
+          WithExitCode(data::ForEachText(context_.files, files[i], [&](std::string_view text) { counts.Add(text); }),
+                       ExitCode::kBadData));
     }
     VLM_RETURN_IF_ERROR(WriteSynced(context_.files, path, counts.Serialize()));
     return counts.total_words();
@@ -51,11 +54,10 @@ class TokenizerStage final : public PoolStage {
       if (!part.ok()) return Annotate(part.status(), winner.file);
       VLM_RETURN_IF_ERROR(counts.Merge(*part));
     }
-    VLM_ASSIGN_OR_RETURN(
-        data::BytePairModel model,
-        data::TrainBytePair(counts, {.vocab_size = settings_.vocab_size,
-                                     .min_frequency = static_cast<uint64_t>(settings_.min_frequency),
-                                     .special_tokens = data::ChatSpecialTokens(settings_.special)}));
+    VLM_ASSIGN_OR_RETURN(data::BytePairModel model,
+                         data::TrainBytePair(counts, {.vocab_size = settings_.vocab_size,
+                                                      .min_frequency = static_cast<uint64_t>(settings_.min_frequency),
+                                                      .special_tokens = data::ChatSpecialTokens(settings_.special)}));
     VLM_ASSIGN_OR_RETURN(const std::unique_ptr<data::Tokenizer> tokenizer, data::Tokenizer::Create(std::move(model)));
     VLM_ASSIGN_OR_RETURN(std::string config, data::TokenizerConfigJson(*tokenizer, kTokenizerContext));
     VLM_ASSIGN_OR_RETURN(std::string special, data::SpecialTokensMapJson(*tokenizer));

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -28,9 +27,12 @@ constexpr uint64_t kStateBytesMax = 1 << 20;
 
 train::LrShape ShapeOf(spec::ScheduleKind kind) {
   switch (kind) {
-    case spec::ScheduleKind::kCosine: return train::LrShape::kCosine;
-    case spec::ScheduleKind::kLinear: return train::LrShape::kLinear;
-    case spec::ScheduleKind::kConstant: return train::LrShape::kConstant;
+    case spec::ScheduleKind::kCosine:
+      return train::LrShape::kCosine;
+    case spec::ScheduleKind::kLinear:
+      return train::LrShape::kLinear;
+    case spec::ScheduleKind::kConstant:
+      return train::LrShape::kConstant;
   }
   return train::LrShape::kCosine;
 }
@@ -50,7 +52,8 @@ train::AdamWOptions OptimizerOf(const spec::TrainSettings& settings, const std::
     const bool present = std::find(groups.begin(), groups.end(), group) != groups.end();
     if (lr != settings.lr.end() && present) options.rules.push_back({PatternOf(group), lr->second, {}});
   }
-  for (const spec::ParameterRule& rule : settings.rules) options.rules.push_back({rule.pattern, rule.lr, rule.weight_decay});
+  for (const spec::ParameterRule& rule : settings.rules)
+    options.rules.push_back({rule.pattern, rule.lr, rule.weight_decay});
   return options;
 }
 
@@ -160,9 +163,9 @@ absl::StatusOr<TrainingPlan> PlanTraining(const StageContext& context, const Ind
     const int64_t step_tokens = int64_t{settings.train.global_batch} * data.manifest.render.context;
     steps = static_cast<uint64_t>((*settings.train.length.tokens + step_tokens - 1) / step_tokens);
   }
-  const std::string fingerprint =
-      Sha256Of(absl::StrCat(batches.Fingerprint(data.artifact.digest).Hex(), " ",
-                            spec::SemanticDigest(*context.stage).Hex())).Hex();
+  const std::string fingerprint = Sha256Of(absl::StrCat(batches.Fingerprint(data.artifact.digest).Hex(), " ",
+                                                        spec::SemanticDigest(*context.stage).Hex()))
+                                      .Hex();
   return TrainingPlan{std::move(batches), steps, fingerprint};
 }
 
@@ -239,10 +242,10 @@ absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const M
   const train::StoreOptions store = {
       .zero = settings.zero == 0 ? train::ZeroLevel::kZero0 : train::ZeroLevel::kZero2,
       .compute = settings.precision == spec::Precision::kBf16 ? at::kBFloat16 : at::kFloat};
-  VLM_ASSIGN_OR_RETURN(parts.store, train::ParameterStore::Create(
-                                        parts.graph.get(),
-                                        train::PlanBuckets(*parts.graph, trainable, parts.collective->world()), store,
-                                        parts.collective.get(), parts.queue.get()));
+  VLM_ASSIGN_OR_RETURN(
+      parts.store, train::ParameterStore::Create(parts.graph.get(),
+                                                 train::PlanBuckets(*parts.graph, trainable, parts.collective->world()),
+                                                 store, parts.collective.get(), parts.queue.get()));
   train::TrainingOptions options;
   options.seed = context.stage->seed;
   options.optimizer = OptimizerOf(settings, TrainableGroups(*parts.graph, trainable));

@@ -3,9 +3,8 @@
 #include <ATen/Parallel.h>
 
 #include <cstdio>
-#include <optional>
-
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -22,11 +21,6 @@ using Json = nlohmann::ordered_json;
 constexpr int kStateVersion = 1;
 constexpr uint64_t kCurvesBytesMax = uint64_t{1} << 30;
 constexpr int kLogEverySteps = 10;
-
-struct CurvePoint {
-  uint64_t step = 0;
-  train::StepResult result;
-};
 
 std::string CurveLine(const train::StepResult& result) {
   const Json json = {{"step", result.step},
@@ -112,7 +106,7 @@ class TrainingRun {
 
   // The step's micro-batches, announced to the other ranks; nothing after the last step.
   absl::StatusOr<std::optional<data::Loader::Step>> LoadAndAnnounce(uint64_t step) {
-    if (step > plan_->steps) return std::nullopt;
+    if (step > plan_->steps || (context_.last_step > 0 && step > context_.last_step)) return std::nullopt;
     const absl::Duration start = context_.clock->Monotonic();
     absl::StatusOr<data::Loader::Step> loaded = loader_->Next();
     data_wait_ += context_.clock->Monotonic() - start;
@@ -137,7 +131,7 @@ class TrainingRun {
       VLM_RETURN_IF_ERROR(SaveStep(result.step, loaded.next));
       saving = context_.clock->Monotonic() - trained;
     }
-    Report(result, trained - start + std::exchange(data_wait_, absl::ZeroDuration()), saving);
+    Report(result, trained - start, saving);
     return CheckFinite(result);
   }
 
@@ -146,17 +140,19 @@ class TrainingRun {
     if (settings_.nonfinite_steps_max == 0 || skipped_in_a_row_ < settings_.nonfinite_steps_max) {
       return absl::OkStatus();
     }
-    return WithExitCode(
-        absl::InternalError(absl::StrCat(skipped_in_a_row_, " steps in a row had a loss or gradient that is not "
-                                         "finite, the last one step ", result.step, "; lower the learning rate")),
-        ExitCode::kNumeric);
+    return WithExitCode(absl::InternalError(absl::StrCat(skipped_in_a_row_,
+                                                         " steps in a row had a loss or gradient that is not "
+                                                         "finite, the last one step ",
+                                                         result.step, "; lower the learning rate")),
+                        ExitCode::kNumeric);
   }
 
   void Report(const train::StepResult& result, absl::Duration step_time, absl::Duration saving) {
     ++progress_.counter;
     progress_.step = result.step;
     progress_.loss = result.loss;
-    const double seconds = std::max(1e-9, absl::ToDoubleSeconds(step_time + saving));
+    const absl::Duration waited = std::exchange(data_wait_, absl::ZeroDuration());
+    const double seconds = std::max(1e-9, absl::ToDoubleSeconds(step_time + waited + saving));
     // A moving average over about ten steps keeps the display readable.
     auto smooth = [&](double old, double now) { return old == 0 ? now : 0.9 * old + 0.1 * now; };
     progress_.tokens_per_second =
@@ -164,10 +160,8 @@ class TrainingRun {
     progress_.images_per_second =
         smooth(progress_.images_per_second, static_cast<double>(result.totals.images) / seconds);
     context_.link->SetProgress(progress_);
-    auto metric = [&](std::string_view series, double value) {
-      context_.link->AddMetric(series, result.step, value);
-    };
-    metric("step_seconds_data", absl::ToDoubleSeconds(last_data_wait_));
+    auto metric = [&](std::string_view series, double value) { context_.link->AddMetric(series, result.step, value); };
+    metric("step_seconds_data", absl::ToDoubleSeconds(waited));
     metric("step_seconds_forward", absl::ToDoubleSeconds(result.times.forward));
     metric("step_seconds_backward", absl::ToDoubleSeconds(result.times.backward));
     metric("step_seconds_communication", absl::ToDoubleSeconds(result.times.communication));
@@ -201,8 +195,9 @@ class TrainingRun {
     save.rank = context_.assignment->rank;
     if (save.step.final) {
       VLM_RETURN_IF_ERROR(writer_.Wait());  // the last save must not meet the limit on open steps
-      save.wait_for_commit = true;          // a rank ends only after its stage's final commit
     }
+    // A rank ends only after its last save is committed as a whole.
+    save.wait_for_commit = save.step.final || step == context_.last_step;
     VLM_ASSIGN_OR_RETURN(const bool begun, BeginTogether(&save));
     if (!begun) return absl::OkStatus();
     VLM_ASSIGN_OR_RETURN(std::vector<train::FileImage> images, train::SaveState(state_plan_, parts_.store.get()));
@@ -249,7 +244,8 @@ class TrainingRun {
     VLM_RETURN_IF_ERROR(parts_.queue->Drain());
     VLM_ASSIGN_OR_RETURN(const std::vector<std::string> all, parts_.collective->AllGatherBytes(answer, "begin step"));
     VLM_RETURN_IF_ERROR(WithExitCode(failed, ExitCode::kStorage));
-    if (all[0].starts_with("!")) return absl::AbortedError("rank 0 could not begin the checkpoint: " + all[0].substr(1));
+    if (all[0].starts_with("!"))
+      return absl::AbortedError("rank 0 could not begin the checkpoint: " + all[0].substr(1));
     save->folder = all[0].substr(1);
     return all[0].starts_with("+");
   }
@@ -259,9 +255,9 @@ class TrainingRun {
     absl::StatusOr<std::map<std::string, std::string>> small =
         SideFiles(config_, *data_->tokenizer, data_->pixels, dtype);
     if (!small.ok()) return small.status();
-    const Json state = {{"format", "vlm-trainer-state"}, {"version", kStateVersion},
-                        {"step", step},                  {"steps", plan_->steps},
-                        {"fingerprint", plan_->fingerprint}, {"cursor", next.Encode()}};
+    const Json state = {
+        {"format", "vlm-trainer-state"}, {"version", kStateVersion},          {"step", step},
+        {"steps", plan_->steps},         {"fingerprint", plan_->fingerprint}, {"cursor", next.Encode()}};
     (*small)[kTrainerStateFile] = state.dump(1) + "\n";
     (*small)[kCurvesFile] = curves_;
     for (auto& [name, contents] : *small) {
@@ -302,7 +298,7 @@ class TrainingRun {
   std::string curves_;
   uint64_t last_saved_ = 0;
   int skipped_in_a_row_ = 0;
-  absl::Duration data_wait_, last_data_wait_;
+  absl::Duration data_wait_;  // since the last report
   Progress progress_;
   std::unique_ptr<data::Loader> loader_;
   checkpoint::StepWriter writer_;  // last: its thread uses what is above

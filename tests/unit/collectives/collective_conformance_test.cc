@@ -111,7 +111,9 @@ TEST_P(CollectiveTest, AllGatherFillsEveryRank) {
 
 TEST_P(CollectiveTest, BytesOfAnyLengthArriveInRankOrder) {
   Run([](Collective* collective) -> absl::Status {
-    auto text = [](int rank) { return std::string(static_cast<size_t>(rank) * 5'000'000, static_cast<char>('a' + rank)); };
+    auto text = [](int rank) {
+      return std::string(static_cast<size_t>(rank) * 5'000'000, static_cast<char>('a' + rank));
+    };
     for (int round = 0; round < 3; ++round) {
       VLM_ASSIGN_OR_RETURN(const std::vector<std::string> all,
                            collective->AllGatherBytes(text(collective->rank()), "header"));

@@ -13,8 +13,7 @@ namespace vlm::train {
 namespace {
 
 absl::StatusOr<std::unique_ptr<Collective>> Connect(Transport transport, const MeshIdentity& identity,
-                                                    const PeerListener& listener,
-                                                    const std::vector<PeerAddress>& peers,
+                                                    const PeerListener& listener, const std::vector<PeerAddress>& peers,
                                                     const CollectiveOptions& options) {
   if (transport == Transport::kSingle) return NewSingleRankCollective();
   const bool shared = transport == Transport::kSharedMemory;
@@ -30,8 +29,7 @@ absl::StatusOr<std::unique_ptr<Collective>> Connect(Transport transport, const M
 std::vector<absl::Status> RunRanks(Transport transport, int world, const CollectiveOptions& options,
                                    const std::function<absl::Status(Collective*)>& body) {
   static std::atomic<int> groups{0};
-  const std::string folder =
-      testing::TempDir() + "/ranks-" + std::to_string(getpid()) + "-" + std::to_string(groups++);
+  const std::string folder = testing::TempDir() + "/ranks-" + std::to_string(getpid()) + "-" + std::to_string(groups++);
   std::vector<std::unique_ptr<PeerListener>> listeners;
   std::vector<PeerAddress> peers;
   for (int rank = 0; rank < world; ++rank) {

@@ -34,12 +34,14 @@ class PeerMeshTest : public ::testing::Test {
 TEST_F(PeerMeshTest, AStrangerWithoutTheSecretIsRefused) {
   absl::Status honest, stranger;
   std::thread server([&] {
-    honest = ConnectMesh({0, 2, 5, "right secret"}, *listeners_[0], peers_, MeshTransport::kTcp, 0,
-                         absl::Milliseconds(500)).status();
+    honest =
+        ConnectMesh({0, 2, 5, "right secret"}, *listeners_[0], peers_, MeshTransport::kTcp, 0, absl::Milliseconds(500))
+            .status();
   });
   std::thread client([&] {
-    stranger = ConnectMesh({1, 2, 5, "wrong secret"}, *listeners_[1], peers_, MeshTransport::kTcp, 0,
-                           absl::Milliseconds(400)).status();
+    stranger =
+        ConnectMesh({1, 2, 5, "wrong secret"}, *listeners_[1], peers_, MeshTransport::kTcp, 0, absl::Milliseconds(400))
+            .status();
   });
   server.join();
   client.join();
@@ -51,8 +53,8 @@ TEST_F(PeerMeshTest, AStrangerWithoutTheSecretIsRefused) {
 TEST_F(PeerMeshTest, ARankOfAnEarlierAttemptIsRefused) {
   absl::Status current, old;
   std::thread server([&] {
-    current = ConnectMesh({0, 2, 6, "secret"}, *listeners_[0], peers_, MeshTransport::kUnix, 0,
-                          absl::Milliseconds(500)).status();
+    current = ConnectMesh({0, 2, 6, "secret"}, *listeners_[0], peers_, MeshTransport::kUnix, 0, absl::Milliseconds(500))
+                  .status();
   });
   std::thread client([&] {
     old = ConnectMesh({1, 2, 5, "secret"}, *listeners_[1], peers_, MeshTransport::kUnix, 0, absl::Milliseconds(400))

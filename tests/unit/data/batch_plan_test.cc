@@ -118,7 +118,8 @@ TEST(BatchPlanTest, UnknownSourceNamesTheKnownOnes) {
   options.mixture[0].source = "pictures";
   const absl::Status status = BatchPlan::Create(&manifest, options).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(status.message()), ::testing::AllOf(::testing::HasSubstr("text"), ::testing::HasSubstr("pictures")));
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::AllOf(::testing::HasSubstr("text"), ::testing::HasSubstr("pictures")));
 }
 
 TEST(BatchPlanTest, StepsOfAnEpochMatchWalking) {
