@@ -1,0 +1,115 @@
+#include "coordinator/checkpoint_link.h"
+
+#include <utility>
+
+#include "base/entropy.h"
+#include "store/rocksdb_meta_store.h"
+
+namespace vlm::coordinator {
+namespace {
+
+constexpr char kService[] = "/vlm.v1.CheckpointService/";
+constexpr size_t kCatalogUuidBytes = 16;
+// The core names an overdue call again after 30 s; a verification reads a whole step and may take longer.
+constexpr absl::Duration kCallDeadline = absl::Seconds(25);
+constexpr absl::Duration kVerifyDeadline = absl::Hours(6);
+
+template <typename Response, typename Request>
+void Call(rpc::Channel* channel, const char* method, const Request& request, absl::Duration deadline,
+          std::function<void(absl::StatusOr<Response>)> done) {
+  channel->Call(std::string(kService) + method, request.SerializeAsString(), {.deadline = deadline},
+                [done = std::move(done)](absl::StatusOr<std::string> bytes) {
+                  Response response;
+                  if (!bytes.ok()) {
+                    done(bytes.status());
+                  } else if (!response.ParseFromString(*bytes)) {
+                    done(absl::InternalError("the checkpoint service's answer does not parse"));
+                  } else {
+                    done(std::move(response));
+                  }
+                });
+}
+
+}  // namespace
+
+CheckpointLink::CheckpointLink(CheckpointLinkOptions options) : options_(std::move(options)) {}
+
+absl::StatusOr<std::unique_ptr<CheckpointLink>> CheckpointLink::Create(CheckpointLinkOptions options,
+                                                                       FileSystem* files, const Clock* clock) {
+  std::unique_ptr<CheckpointLink> link(new CheckpointLink(std::move(options)));
+  VLM_ASSIGN_OR_RETURN(link->store_, store::OpenRocksDbMetaStore({.path = link->options_.database,
+                                                                  .families = checkpoint::CatalogFamilies()}));
+  checkpoint::CheckpointServiceOptions service;
+  service.allowed_roots = link->options_.allowed_roots;
+  service.new_catalog_uuid = RandomBytes(kCatalogUuidBytes);
+  service.on_store_failure = link->options_.on_store_failure;
+  service.on_event = [tell = link->options_.tell](const checkpoint::CatalogEvent& event) {
+    if (event.kind != checkpoint::CatalogEvent::Kind::kCommitted) return;
+    tell(StepCommitted{event.step.stage_uid, event.step.fence, event.step.step});
+  };
+  const checkpoint::CheckpointServiceDeps deps{.store = link->store_.get(),
+                                               .files = files,
+                                               .clock = clock,
+                                               .actor = &link->actor_,
+                                               .disk = &link->disk_,
+                                               .verifier = &link->verifier_};
+  VLM_ASSIGN_OR_RETURN(link->service_, checkpoint::CheckpointService::Create(std::move(service), deps));
+  rpc::ServiceRegistry registry;
+  link->service_->Register(&registry);
+  link->transport_ = std::make_unique<rpc::MemoryTransport>(&link->transport_thread_);
+  link->transport_->Serve(std::move(registry));
+  link->channel_ = link->transport_->Connect("coordinator");
+  return link;
+}
+
+CheckpointLink::~CheckpointLink() { Stop(); }
+
+void CheckpointLink::Stop() {
+  transport_thread_.Stop();
+  actor_.Stop();
+  disk_.Stop();
+  verifier_.Stop();
+}
+
+void CheckpointLink::Perform(const OpenAttempt& effect) {
+  const v1::OpenAttemptRequest& request = effect.request;
+  Call<v1::OpenAttemptResponse>(
+      channel_.get(), "OpenAttempt", request, kCallDeadline,
+      [tell = options_.tell, uid = request.stage_uid(),
+       fence = request.fence()](absl::StatusOr<v1::OpenAttemptResponse> response) {
+        AttemptOpened answer{uid, fence, response.status(), {}};
+        if (response.ok()) answer.response = *std::move(response);
+        tell(std::move(answer));
+      });
+}
+
+void CheckpointLink::Perform(const CommitArtifact& effect) {
+  const v1::CommitArtifactRequest& request = effect.request;
+  Call<v1::CommitArtifactResponse>(
+      channel_.get(), "CommitArtifact", request, kCallDeadline,
+      [tell = options_.tell, uid = request.stage_uid(),
+       fence = request.fence()](absl::StatusOr<v1::CommitArtifactResponse> response) {
+        ArtifactCommitted answer{uid, fence, response.status(), {}};
+        if (response.ok()) answer.response = *std::move(response);
+        tell(std::move(answer));
+      });
+}
+
+void CheckpointLink::Perform(const VerifyStep& effect) {
+  {
+    MutexLock lock(&mutex_);
+    if (!verifying_.insert(effect.for_stage).second) return;  // its answer is on the way
+  }
+  Call<v1::VerifyStepResponse>(channel_.get(), "VerifyStep", effect.request, kVerifyDeadline,
+                               [this, tell = options_.tell, effect](absl::StatusOr<v1::VerifyStepResponse> response) {
+                                 {
+                                   MutexLock lock(&mutex_);
+                                   verifying_.erase(effect.for_stage);
+                                 }
+                                 StepVerified answer{effect.for_stage, effect.request, response.status(), {}};
+                                 if (response.ok()) answer.response = *std::move(response);
+                                 tell(std::move(answer));
+                               });
+}
+
+}  // namespace vlm::coordinator

@@ -1,0 +1,76 @@
+// What the coordinator measures, in verbs. All metrics: telemetry/metric_table.cc.
+#ifndef VLM_COORDINATOR_COORDINATOR_METRICS_H_
+#define VLM_COORDINATOR_COORDINATOR_METRICS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "base/mutex.h"
+#include "coordinator/core/coordinator.h"
+#include "telemetry/registry.h"
+#include "vlm/v1/record.pb.h"
+
+namespace vlm::coordinator {
+
+// Thread-safe. Good and bad time: an attempt's rank-seconds are good once a step or shard is committed or the
+// attempt ends well; those before its ranks ran, and those since the last commit when it ends badly, are bad.
+class CoordinatorMetrics {
+ public:
+  explicit CoordinatorMetrics(telemetry::MetricRegistry* registry);
+
+  // A row found at the start, so that attempts which still run are accounted for from here on.
+  void Restored(std::string_view family, std::string_view key, std::string_view value, absl::Duration now);
+  // What became durable.
+  void Decisions(const Outputs& outputs, Now now);
+
+  void Decided(size_t events, absl::Duration time);
+  void Committed(absl::Duration time);            // a synced batch
+  void StoredUnsynced(absl::Duration time);       // a batch of points
+  void Validated(absl::Duration time);
+  void Submitted(absl::Duration time);
+  void CallRefused();
+  void Beat();
+  void SessionsChanged(size_t open);
+  void WatchersChanged(int by);
+  void LogStored(uint64_t bytes, uint64_t dropped_bytes);
+  void PointsStored(uint64_t points, uint64_t dropped);
+
+  // Gauges and what is derived from them, from the core's own counts. Called before each scrape.
+  void Sample(const Counts& counts, size_t queue, absl::Duration now);
+  // Attempts that run now: (job, stage).
+  std::vector<std::pair<std::string, std::string>> RunningStages() const;
+  void StageProgress(const std::string& job, const std::string& stage, const v1::Progress& progress);
+
+ private:
+  struct StageAccount {
+    std::string job, stage;
+    uint64_t fence = 0;
+    v1::AttemptState state = v1::ATTEMPT_STATE_UNSPECIFIED;
+    int32_t world = 0;
+    absl::Duration mark;                 // rank-seconds before this are accounted for
+    bool final = false;
+  };
+  void OnStageRow(const v1::StageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnAttemptRow(const v1::AttemptRecord& record, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Good(StageAccount* account, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Bad(StageAccount* account, const std::string& cause, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  double Unaccounted(StageAccount* account, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  telemetry::MetricRegistry* const registry_;
+  mutable Mutex mutex_;
+  std::map<std::string, StageAccount> stages_ ABSL_GUARDED_BY(mutex_);  // by stage_uid; unfinished ones
+  std::map<std::string, uint64_t> restarts_seen_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, int64_t> queued_ ABSL_GUARDED_BY(mutex_);       // at the last sample
+  absl::Duration sampled_ ABSL_GUARDED_BY(mutex_) = -absl::InfiniteDuration();
+  int watchers_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace vlm::coordinator
+
+#endif  // VLM_COORDINATOR_COORDINATOR_METRICS_H_
