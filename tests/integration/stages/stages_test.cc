@@ -1,0 +1,138 @@
+// What stages compute: the small job end to end, equal bits for any number of ranks and zero level, resuming on
+// another number of ranks. Ranks are threads here; tests/integration/equality runs them as processes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "base/file_system.h"
+#include "tests/integration/stages/local_job.h"
+#include "trainer/stages/report.h"
+
+namespace vlm::trainer {
+namespace {
+
+constexpr char kTinyJob[] = VLM_SOURCE_DIR "/examples/shapes/tiny.yaml";
+
+std::unique_ptr<LocalJob> NewJob(const std::string& name, const std::vector<std::string>& overrides = {}) {
+  absl::StatusOr<std::unique_ptr<LocalJob>> job =
+      LocalJob::Create(testing::TempDir() + "/stages-" + name, kTinyJob, overrides);
+  EXPECT_TRUE(job.ok()) << job.status();
+  return *std::move(job);
+}
+
+// Every file of an artifact but those that may say how it was made.
+std::map<std::string, std::string> Contents(const std::string& folder) {
+  std::map<std::string, std::string> contents;
+  const absl::StatusOr<std::vector<std::string>> names = PosixFileSystem()->List(folder);
+  EXPECT_TRUE(names.ok()) << names.status();
+  for (const std::string& name : *names) {
+    if (name == "COMMITTED.json") continue;
+    contents[name] = *ReadFile(PosixFileSystem(), folder + "/" + name, 1 << 30);
+  }
+  return contents;
+}
+
+void ExpectSameFiles(const std::map<std::string, std::string>& a, const std::map<std::string, std::string>& b) {
+  for (const auto& [name, contents] : a) {
+    ASSERT_EQ(b.count(name), 1u) << name;
+    EXPECT_TRUE(contents == b.at(name)) << name << " differs";
+  }
+  EXPECT_EQ(a.size(), b.size());
+}
+
+void RunUpTo(LocalJob* job, const std::string& last, const StageRun& run) {
+  for (const spec::Stage& stage : job->job().stages) {
+    const absl::Status status = job->RunStage(stage.name, run);
+    ASSERT_TRUE(status.ok()) << stage.name << ": " << status;
+    if (stage.name == last) return;
+  }
+}
+
+TEST(StagesTest, TheSmallJobRunsToItsReport) {
+  const std::unique_ptr<LocalJob> job = NewJob("whole");
+  const absl::Status status = job->RunAll({.world = 2});
+  ASSERT_TRUE(status.ok()) << status;
+  const std::map<std::string, std::string> report = Contents(job->ArtifactFolder("evaluate"));
+  ASSERT_EQ(report.count("report.html"), 1u);
+  EXPECT_THAT(report.at("report.html"), ::testing::HasSubstr("<polyline"));
+  EXPECT_THAT(report.at("report.html"), ::testing::Not(::testing::HasSubstr("http://")));
+  EXPECT_THAT(report.at("report.json"), ::testing::HasSubstr("\"sft\""));
+  EXPECT_EQ(report.count("picture-00.png"), 1u);
+  EXPECT_EQ(ParseCurve(Contents(job->ArtifactFolder("sft")).at("curves.jsonl")).size(), 8u);
+}
+
+TEST(StagesTest, OneRankAndTwoAndBothZeroLevelsGiveTheSameBytes) {
+  std::map<std::string, std::string> reference;
+  for (const int world : {1, 2}) {
+    for (const int zero : {0, 2}) {
+      const std::string name = "w" + std::to_string(world) + "z" + std::to_string(zero);
+      std::vector<std::string> overrides;
+      for (const char* const stage : {"pretrain", "align", "sft"}) {
+        overrides.push_back(std::string("spec.stages[") + stage + "].train.zero=" + std::to_string(zero));
+      }
+      overrides.push_back("spec.stages[sft].train.steps=20");
+      const std::unique_ptr<LocalJob> job = NewJob(name, overrides);
+      RunUpTo(job.get(), "sft", {.world = world});
+      std::map<std::string, std::string> contents = Contents(job->ArtifactFolder("sft"));
+      contents.erase("trainer_state.json");  // names the data's digest, which holds absolute paths
+      contents.erase("trainer_state.json.sum");
+      if (reference.empty()) {
+        reference = std::move(contents);
+        EXPECT_EQ(ParseCurve(reference.at("curves.jsonl")).size(), 20u);
+      } else {
+        SCOPED_TRACE(name);
+        ExpectSameFiles(reference, contents);
+      }
+    }
+  }
+}
+
+TEST(StagesTest, AResumeOnAnotherNumberOfRanksChangesNoBit) {
+  std::map<std::string, std::string> whole;
+  for (const auto& [first, second] : std::vector<std::pair<int, int>>{{1, 1}, {2, 1}, {1, 2}}) {
+    const std::unique_ptr<LocalJob> other = NewJob("resume" + std::to_string(first) + std::to_string(second));
+    RunUpTo(other.get(), "align", {.world = 1});
+    if (first != second) {
+      ASSERT_TRUE(other->RunStage("sft", {.world = first, .stop_after_save = 4}).ok());
+    }
+    ASSERT_TRUE(other->RunStage("sft", {.world = second}).ok());
+    std::map<std::string, std::string> contents = Contents(other->ArtifactFolder("sft"));
+    contents.erase("trainer_state.json");
+    contents.erase("trainer_state.json.sum");
+    if (whole.empty()) {
+      whole = std::move(contents);
+    } else {
+      SCOPED_TRACE(std::to_string(first) + "->" + std::to_string(second));
+      ExpectSameFiles(whole, contents);
+    }
+  }
+}
+
+TEST(ScoreTest, WilsonIntervalMatchesItsFormulaAndEnds) {
+  const Interval half = WilsonInterval(50, 100);
+  EXPECT_NEAR(half.low, 0.4038, 1e-4);
+  EXPECT_NEAR(half.high, 0.5962, 1e-4);
+  EXPECT_EQ(WilsonInterval(0, 10).low, 0);
+  EXPECT_EQ(WilsonInterval(10, 10).high, 1);
+}
+
+TEST(ScoreTest, TargetsControlsAndMajority) {
+  std::vector<Answered> answers;
+  for (int i = 0; i < 10; ++i) {
+    answers.push_back({"scenes", "color", 0, "q", i < 6 ? "red" : "blue", i < 9 ? (i < 6 ? "red" : "blue ") : "green",
+                       std::string("red")});
+  }
+  const std::vector<TaskScore> good = Score(answers, {{{"scenes", {{"color", 0.9}}}}, 0.05});
+  ASSERT_EQ(good.size(), 1u);
+  EXPECT_EQ(good[0].kinds.at("color").correct, 9);
+  EXPECT_EQ(good[0].kinds.at("color").majority_answer, "red");
+  EXPECT_DOUBLE_EQ(*good[0].kinds.at("color").blank, 0.6);
+  EXPECT_TRUE(good[0].passed());
+  EXPECT_FALSE(Score(answers, {{{"scenes", {{"color", 0.95}}}}, 0.05})[0].passed());
+  for (Answered& answer : answers) answer.blank = answer.expected;  // answers without seeing: something leaks
+  EXPECT_FALSE(Score(answers, {{}, 0.05})[0].passed());
+}
+
+}  // namespace
+}  // namespace vlm::trainer
