@@ -125,10 +125,17 @@ class Planner {
   void EmitForward() {
     size_t acquired = 0, waited = 0;
     std::vector<NodeId> last_consumer(graph_.values.size(), model::kNone);
+    std::vector<bool> present(graph_.values.size(), false);
+    for (ValueId value : wanted_.feeds) present[value] = true;
     for (NodeId node = 0; node < Nodes(); ++node) {
       if (!runs_[node]) continue;
-      for (ValueId value : graph_.nodes[node].out) last_consumer[value] = node;
-      for (ValueId value : graph_.nodes[node].in) last_consumer[value] = node;
+      for (ValueId value : graph_.nodes[node].in) {
+        if (present[value]) last_consumer[value] = node;
+      }
+      for (ValueId value : graph_.nodes[node].out) {
+        present[value] = true;
+        last_consumer[value] = node;
+      }
     }
     for (NodeId node = 0; node < Nodes(); ++node) {
       if (!runs_[node]) continue;
