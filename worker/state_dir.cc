@@ -53,6 +53,15 @@ absl::StatusOr<std::vector<std::string>> Rows(const std::string& folder) {
   return names;
 }
 
+// What a worker that was killed was about to write.
+absl::Status RemoveUnfinished(const std::string& folder) {
+  VLM_ASSIGN_OR_RETURN(const std::vector<std::string> names, PosixFileSystem()->List(folder));
+  for (const std::string& name : names) {
+    if (!IsRow(name)) VLM_RETURN_IF_ERROR(PosixFileSystem()->Remove(folder + "/" + name));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RemoveRow(const std::string& path) {
   absl::Status removed = PosixFileSystem()->Remove(path);
   return absl::IsNotFound(removed) ? absl::OkStatus() : removed;
@@ -76,6 +85,9 @@ absl::StatusOr<std::unique_ptr<StateDir>> StateDir::Open(const std::string& path
   VLM_RETURN_IF_ERROR(MakeDirectories(PosixFileSystem(), state->run_root()));
   VLM_RETURN_IF_ERROR(MakeDirectories(PosixFileSystem(), state->log_root()));
   VLM_RETURN_IF_ERROR(state->Lock());
+  for (const std::string_view folder : {kResults, kProcesses, kCalls}) {
+    VLM_RETURN_IF_ERROR(RemoveUnfinished(path + std::string(folder)));
+  }
   VLM_RETURN_IF_ERROR(state->LoadIdentity(hostname));
   return state;
 }

@@ -1,0 +1,308 @@
+#include "tests/integration/worker/fake_coordinator.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.h"
+#include "rpc/token.h"
+#include "vlm/v1/data.pb.h"
+
+namespace vlm::worker {
+
+class FakeCoordinator::SessionReceiver final : public rpc::StreamReceiver {
+ public:
+  SessionReceiver(FakeCoordinator* owner, std::shared_ptr<rpc::Stream> stream)
+      : owner_(owner), stream_(std::move(stream)) {}
+  void OnMessage(std::string bytes) override {
+    v1::SessionRequest message;
+    ASSERT_TRUE(message.ParseFromString(bytes));
+    owner_->OnSession(stream_, message);
+  }
+  void OnClosed(absl::Status) override { stream_->Close(absl::OkStatus()); }
+
+ private:
+  FakeCoordinator* const owner_;
+  const std::shared_ptr<rpc::Stream> stream_;
+};
+
+class FakeCoordinator::TelemetryReceiver final : public rpc::StreamReceiver {
+ public:
+  TelemetryReceiver(FakeCoordinator* owner, std::shared_ptr<rpc::Stream> stream)
+      : owner_(owner), stream_(std::move(stream)) {}
+  void OnMessage(std::string bytes) override {
+    v1::ShipTelemetryRequest message;
+    ASSERT_TRUE(message.ParseFromString(bytes));
+    EXPECT_LE(bytes.size(), 64u << 10);
+    owner_->OnTelemetry(stream_, message, bytes.size());
+  }
+  void OnClosed(absl::Status) override { stream_->Close(absl::OkStatus()); }
+
+ private:
+  FakeCoordinator* const owner_;
+  const std::shared_ptr<rpc::Stream> stream_;
+};
+
+FakeCoordinator::FakeCoordinator(std::string token) : token_(std::move(token)) {}
+
+void FakeCoordinator::Start(uint64_t epoch) {
+  Stop();
+  {
+    MutexLock lock(&mutex_);
+    epoch_ = epoch;
+  }
+  auto server = rpc::GrpcServer::Create(
+      {.address = address_}, rpc::RequireToken(Registry(), {{"worker", token_}}, {{"/vlm.v1.", {"worker"}}}));
+  ASSERT_TRUE(server.ok()) << server.status();
+  server_ = *std::move(server);
+  address_ = server_->address();
+}
+
+void FakeCoordinator::Stop() {
+  server_.reset();
+  MutexLock lock(&mutex_);
+  session_ = nullptr;
+}
+
+void FakeCoordinator::Allow(const std::string& attempt_id, uint64_t fence) {
+  MutexLock lock(&mutex_);
+  allowed_[attempt_id] = fence;
+}
+
+void FakeCoordinator::Disallow() {
+  MutexLock lock(&mutex_);
+  allowed_.clear();
+}
+
+void FakeCoordinator::AcknowledgeResults(bool yes) {
+  MutexLock lock(&mutex_);
+  acknowledge_results_ = yes;
+}
+
+rpc::ServiceRegistry FakeCoordinator::Registry() {
+  rpc::ServiceRegistry registry;
+  registry.streams["/vlm.v1.WorkerService/Session"] = [this](const rpc::CallContext&,
+                                                             std::shared_ptr<rpc::Stream> stream) {
+    {
+      MutexLock lock(&mutex_);
+      session_ = stream;
+      sequence_ = handled_ = 0;
+    }
+    return std::make_shared<SessionReceiver>(this, std::move(stream));
+  };
+  registry.streams["/vlm.v1.WorkerService/ShipTelemetry"] = [this](const rpc::CallContext&,
+                                                                   std::shared_ptr<rpc::Stream> stream) {
+    return std::make_shared<TelemetryReceiver>(this, std::move(stream));
+  };
+  registry.AddUnary<v1::LeaseShardsRequest, v1::LeaseShardsResponse>(
+      "/vlm.v1.DataService/LeaseShards",
+      [](const rpc::CallContext&, const v1::LeaseShardsRequest& request,
+         const std::function<void(absl::StatusOr<v1::LeaseShardsResponse>)>& respond) {
+        v1::LeaseShardsResponse response;
+        auto* lease = response.add_leases();
+        lease->set_shard(4);
+        lease->set_lease_id(4000 + request.rank());
+        respond(response);
+      });
+  registry.AddUnary<v1::GetLatestRequest, v1::GetLatestResponse>(
+      "/vlm.v1.CheckpointService/GetLatest",
+      [](const rpc::CallContext&, const v1::GetLatestRequest&,
+         const std::function<void(absl::StatusOr<v1::GetLatestResponse>)>& respond) {
+        respond(v1::GetLatestResponse());
+      });
+  registry.AddUnary<v1::AddPartRequest, v1::AddPartResponse>(
+      "/vlm.v1.CheckpointService/AddPart",
+      [this](const rpc::CallContext&, const v1::AddPartRequest& request,
+             const std::function<void(absl::StatusOr<v1::AddPartResponse>)>& respond) {
+        {
+          MutexLock lock(&mutex_);
+          parts_.push_back(request);
+          changed_.NotifyAll();
+        }
+        v1::AddPartResponse response;
+        response.set_committed(true);
+        respond(response);
+      });
+  return registry;
+}
+
+void FakeCoordinator::OnSession(const std::shared_ptr<rpc::Stream>& stream, const v1::SessionRequest& message) {
+  v1::SessionResponse answer;
+  {
+    MutexLock lock(&mutex_);
+    handled_ = message.sequence();
+    requests_.push_back(message);
+    if (message.has_hello()) {
+      answer.mutable_welcome()->set_telemetry_credit_bytes(256 << 10);
+      for (const auto& [attempt_id, fence] : allowed_) {
+        v1::AllowedAttempt* allowed = answer.mutable_welcome()->add_allowed();
+        allowed->set_attempt_id(attempt_id);
+        allowed->set_fence(fence);
+      }
+    } else if (message.has_beat()) {
+      answer.mutable_beat();
+    } else if (message.has_result() && acknowledge_results_) {
+      answer.mutable_result()->set_attempt_id(message.result().attempt_id());
+      answer.mutable_result()->set_rank(message.result().rank());
+    }
+    changed_.NotifyAll();
+  }
+  if (answer.kind_case() != v1::SessionResponse::KIND_NOT_SET) SendOn(stream, answer);
+  if (!message.has_hello()) return;
+  for (const v1::RankResult& result : message.hello().unacknowledged()) {
+    v1::SessionResponse accepted;
+    accepted.mutable_result()->set_attempt_id(result.attempt_id());
+    accepted.mutable_result()->set_rank(result.rank());
+    SendOn(stream, accepted);
+  }
+}
+
+void FakeCoordinator::OnTelemetry(const std::shared_ptr<rpc::Stream>& stream, const v1::ShipTelemetryRequest& request,
+                                  size_t bytes) {
+  v1::ShipTelemetryResponse answer;
+  answer.set_credit_bytes(bytes);
+  {
+    MutexLock lock(&mutex_);
+    if (request.has_log()) {
+      std::string& log = logs_[request.log().rank()];
+      // What was shipped before is known by its offset.
+      if (request.log().offset() >= log.size()) {
+        log += request.log().data();
+      } else if (request.log().offset() + request.log().data().size() > log.size()) {
+        log += request.log().data().substr(log.size() - request.log().offset());
+      }
+      v1::LogAcknowledged* acknowledged = answer.add_logs();
+      acknowledged->set_job_id(request.log().job_id());
+      acknowledged->set_stage(request.log().stage());
+      acknowledged->set_fence(request.log().fence());
+      acknowledged->set_rank(request.log().rank());
+      acknowledged->set_offset(request.log().offset() + request.log().data().size());
+    }
+    for (const v1::MetricPoint& point : request.metrics().points()) points_.push_back(point);
+    changed_.NotifyAll();
+  }
+  stream->Send(answer.SerializeAsString());
+}
+
+void FakeCoordinator::SendOn(const std::shared_ptr<rpc::Stream>& stream, v1::SessionResponse message) {
+  MutexLock lock(&mutex_);
+  message.set_sequence(++sequence_);
+  message.set_acknowledged(handled_);
+  message.set_coordinator_epoch(epoch_);
+  stream->Send(message.SerializeAsString());
+}
+
+void FakeCoordinator::Send(v1::SessionResponse message) {
+  std::shared_ptr<rpc::Stream> stream;
+  {
+    MutexLock lock(&mutex_);
+    stream = session_;
+  }
+  ASSERT_NE(stream, nullptr);
+  SendOn(stream, std::move(message));
+}
+
+void FakeCoordinator::Assign(uint64_t fence, const std::vector<std::string>& scripts_by_rank) {
+  for (size_t rank = 0; rank < scripts_by_rank.size(); ++rank) {
+    v1::SessionResponse message;
+    v1::Assign* assign = message.mutable_assign();
+    assign->set_attempt_id("6161/" + std::to_string(fence));
+    assign->set_fence(fence);
+    assign->set_world(static_cast<int32_t>(scripts_by_rank.size()));
+    assign->set_secret(std::string(32, 's'));
+    assign->mutable_spec()->set_job_id("job-1");
+    assign->mutable_spec()->set_stage("sft");
+    assign->mutable_spec()->set_stage_uid("aa");
+    assign->mutable_spec()->set_stage_json(scripts_by_rank[rank]);
+    v1::RankSlot* slot = assign->add_ranks();
+    slot->set_rank(static_cast<int32_t>(rank));
+    slot->mutable_device()->set_kind(v1::DEVICE_KIND_CPU_SLOT);
+    slot->mutable_device()->set_index(static_cast<int32_t>(rank));
+    Send(std::move(message));
+  }
+}
+
+bool FakeCoordinator::Wait(const std::function<bool()>& predicate) {
+  const absl::Duration end = RealClock()->Monotonic() + absl::Seconds(30);
+  MutexLock lock(&mutex_);
+  while (!predicate()) {
+    const absl::Duration left = end - RealClock()->Monotonic();
+    if (left <= absl::ZeroDuration()) return false;
+    changed_.WaitFor(&mutex_, left);
+  }
+  return true;
+}
+
+bool FakeCoordinator::WaitFor(const std::function<bool(const v1::SessionRequest&)>& predicate) {
+  return Wait([&] { return std::any_of(requests_.begin(), requests_.end(), predicate); });
+}
+
+v1::Hello FakeCoordinator::WaitForHello(size_t number) {
+  v1::Hello found;
+  EXPECT_TRUE(Wait([&] {
+    size_t seen = 0;
+    for (const v1::SessionRequest& request : requests_) {
+      if (!request.has_hello() || ++seen != number) continue;
+      found = request.hello();
+      return true;
+    }
+    return false;
+  })) << "Hello number " << number << " never came";
+  return found;
+}
+
+v1::RankResult FakeCoordinator::WaitForResult(int32_t rank) {
+  v1::RankResult found;
+  EXPECT_TRUE(Wait([&] {
+    for (const v1::SessionRequest& request : requests_) {
+      if (request.has_result() && request.result().rank() == rank) {
+        found = request.result();
+        return true;
+      }
+      for (const v1::RankResult& result : request.hello().unacknowledged()) {
+        if (result.rank() != rank) continue;
+        found = result;
+        return true;
+      }
+    }
+    return false;
+  })) << "the result of rank " << rank << " never came";
+  return found;
+}
+
+bool FakeCoordinator::WaitForLog(const std::string& text) {
+  return Wait([&] {
+    return std::any_of(logs_.begin(), logs_.end(),
+                       [&](const auto& log) { return log.second.find(text) != std::string::npos; });
+  });
+}
+
+bool FakeCoordinator::WaitForPoint(const std::string& series) {
+  return Wait([&] {
+    return std::any_of(points_.begin(), points_.end(), [&](const auto& point) { return point.series() == series; });
+  });
+}
+
+bool FakeCoordinator::WaitForParts(size_t count) {
+  return Wait([&] { return parts_.size() >= count; });
+}
+
+std::string FakeCoordinator::log() {
+  MutexLock lock(&mutex_);
+  std::string all;
+  for (const auto& [rank, log] : logs_) all += log;
+  return all;
+}
+
+size_t FakeCoordinator::parts() {
+  MutexLock lock(&mutex_);
+  return parts_.size();
+}
+
+std::vector<v1::SessionRequest> FakeCoordinator::requests() {
+  MutexLock lock(&mutex_);
+  return requests_;
+}
+
+}  // namespace vlm::worker
