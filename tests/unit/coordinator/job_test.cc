@@ -1,0 +1,224 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/coordinator/service_harness.h"
+#include "vlm/v1/record.pb.h"
+
+namespace vlm::coordinator {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(Job, ASubmitIsOneJobHoweverOftenItIsSent) {
+  ServiceHarness service;
+  const spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train")});
+  const std::string first = service.Submit(job);
+  EXPECT_EQ(service.Submit(job), first);
+  service.Restart();
+  EXPECT_EQ(service.Submit(job), first);
+  EXPECT_NE(service.Submit(job, "another"), first);
+}
+
+TEST(Job, ARequestIdWithAnotherPayloadIsRefused) {
+  ServiceHarness service;
+  service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train")}));
+  const spec::Job other = ServiceHarness::Job({ServiceHarness::Gang("train")}, "other");
+  const Reply reply = service.Call(SubmitJob{99, other, "other yaml", "request", ""}, 99);
+  EXPECT_EQ(reply.status.code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST(Job, LimitsOfASubmit) {
+  CoordinatorOptions options = ServiceHarness::Options();
+  options.live_jobs_max = 1;
+  ServiceHarness service(options);
+  const spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train")});
+  EXPECT_EQ(service.Call(SubmitJob{1, job, "y", "", ""}, 1).status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(service.Call(SubmitJob{2, job, "y", std::string(129, 'x'), ""}, 2).status.code(),
+            absl::StatusCode::kInvalidArgument);
+  const std::string id = service.Submit(job);
+  EXPECT_EQ(service.Call(SubmitJob{3, job, "z", "more", ""}, 3).status.code(), absl::StatusCode::kResourceExhausted);
+  ASSERT_TRUE(service.Cancel(id).ok());
+  service.Submit(job, "more");
+}
+
+TEST(Job, WaitsWithAReasonAndSaysWhatToDo) {
+  ServiceHarness service;
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {2, 4}),
+                                                             ServiceHarness::Gang("next", {"train"})}));
+  EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_PENDING);
+  EXPECT_THAT(service.View(id).reason(), HasSubstr("needs 2 CPU slots, workers offer 0"));
+  EXPECT_THAT(service.View(id).next_action(), HasSubstr("start more workers"));
+  EXPECT_EQ(service.StageView(id, "next").reason(), "waits for train");
+  service.Connect(service.Hello("a", 1));
+  EXPECT_THAT(service.View(id).reason(), HasSubstr("workers offer 1"));
+  service.Connect(service.Hello("b", 1));
+  EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_RUNNING);
+}
+
+TEST(Job, TheFirstOfTheQueueIsNotOvertaken) {
+  ServiceHarness service;
+  service.Connect(service.Hello("a", 2));
+  const std::string running = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {1, 1})}), "1");
+  const std::string wide = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {2, 2})}), "2");
+  const std::string narrow = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {1, 1})}), "3");
+  EXPECT_EQ(service.StageView(running, "train").state(), v1::STAGE_STATE_ACTIVE);
+  EXPECT_THAT(service.StageView(wide, "train").reason(), HasSubstr(running + "/train holds 1"));
+  EXPECT_THAT(service.StageView(narrow, "train").reason(), HasSubstr("waits behind " + wide + "/train"));
+  EXPECT_EQ(service.core().Count().queued["capacity"], 1);
+  EXPECT_EQ(service.core().Count().queued["behind"], 1);
+}
+
+TEST(Job, WhatCanNeverFitDoesNotBlockTheOthers) {
+  ServiceHarness service;
+  service.Connect(service.Hello("a", 1));
+  service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {5, 5})}), "1");
+  const std::string small = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {1, 1})}), "2");
+  EXPECT_EQ(service.StageView(small, "train").state(), v1::STAGE_STATE_ACTIVE);
+}
+
+TEST(Job, CancelBeforeAnythingRuns) {
+  ServiceHarness service;
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train"),
+                                                             ServiceHarness::Gang("next", {"train"})}));
+  EXPECT_EQ(service.Cancel(id)->state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(service.Cancel(id)->state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(service.Retry(id).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(service.Cancel("none").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Job, CancelStopsTheAttemptAndWaitsForItsRanks) {
+  ServiceHarness service;
+  const uint64_t session = service.Connect(service.Hello("a"));
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train")}));
+  service.RunAttempt(id, "train", {session});
+  service.TakeSent(session);
+  EXPECT_EQ(service.Cancel(id)->state(), v1::JOB_STATE_CANCELLING);
+  const std::vector<v1::SessionResponse> sent = service.TakeSent(session);
+  ASSERT_EQ(sent.size(), 1u);
+  EXPECT_EQ(sent[0].stop().cause(), v1::STOP_CAUSE_CANCEL);
+  EXPECT_THAT(service.StageView(id, "train").reason(), HasSubstr("rank 0 on a to be reaped"));
+  service.Exit(session, service.AttemptOf(id, "train"), 0, 0, 15);
+  EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_CANCELLED);
+}
+
+TEST(Job, CancelWhilePublishingFinishesPublishing) {
+  ServiceHarness service;
+  const uint64_t session = service.Connect(service.Hello("a"));
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train"),
+                                                             ServiceHarness::Gang("next", {"train"})}));
+  service.RunAttempt(id, "train", {session});
+  service.Exit(session, service.AttemptOf(id, "train"), 0, 0);
+  const v1::Stage stage = service.StageView(id, "train");
+  ASSERT_EQ(stage.state(), v1::STAGE_STATE_PUBLISHING);
+  EXPECT_EQ(service.Cancel(id)->state(), v1::JOB_STATE_CANCELLING);
+  service.Publish(stage.stage_uid(), stage.fence());
+  EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(service.StageView(id, "train").artifact_digest(), "digest of attempt 1");
+}
+
+TEST(Job, AFailedStageFailsItsChildrenAndRetryBringsThemBack) {
+  ServiceHarness service;
+  const uint64_t session = service.Connect(service.Hello("a"));
+  const std::string id = service.Submit(ServiceHarness::Job(
+      {ServiceHarness::Gang("train"), ServiceHarness::Gang("next", {"train"}), ServiceHarness::Gang("last", {"next"})}));
+  service.RunAttempt(id, "train", {session});
+  service.Exit(session, service.AttemptOf(id, "train"), 0, 64, 0, "no such key: lerning_rate");
+  EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_FAILED);
+  EXPECT_THAT(service.View(id).reason(), HasSubstr("no such key: lerning_rate"));
+  EXPECT_THAT(service.View(id).next_action(), HasSubstr("vlmctl retry"));
+  EXPECT_EQ(service.StageView(id, "last").state(), v1::STAGE_STATE_UPSTREAM_FAILED);
+  EXPECT_EQ(service.Retry(id)->state(), v1::JOB_STATE_PENDING);
+  EXPECT_EQ(service.StageView(id, "train").fence(), 2u);
+  EXPECT_EQ(service.StageView(id, "next").state(), v1::STAGE_STATE_BLOCKED);
+  EXPECT_EQ(service.StageView(id, "last").state(), v1::STAGE_STATE_BLOCKED);
+}
+
+TEST(Job, UnchangedStagesAreReusedAfterTheirFilesWereRead) {
+  ServiceHarness service;
+  const uint64_t session = service.Connect(service.Hello("a"));
+  const spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train"), ServiceHarness::Gang("next", {"train"})});
+  const std::string first = service.Submit(job, "1");
+  service.RunAttempt(first, "train", {session});
+  service.Exit(session, service.AttemptOf(first, "train"), 0, 0);
+  const v1::Stage made = service.StageView(first, "train");
+  service.Publish(made.stage_uid(), made.fence());
+  ASSERT_EQ(service.StageView(first, "train").state(), v1::STAGE_STATE_SUCCEEDED);
+  ASSERT_TRUE(service.Cancel(first).ok());
+
+  const auto find_verify = [&service] {
+    for (const Effect& effect : service.TakeEffects()) {
+      if (const auto* verify = std::get_if<VerifyStep>(&effect)) return *verify;
+    }
+    ADD_FAILURE() << "no VerifyStep";
+    return VerifyStep();
+  };
+  const std::string second = service.Submit(job, "2");
+  VerifyStep wanted = find_verify();
+  EXPECT_EQ(wanted.request.stage_uid(), made.stage_uid());
+  EXPECT_EQ(service.StageView(second, "train").state(), v1::STAGE_STATE_BLOCKED);
+  service.Feed(StepVerified{wanted.for_stage, wanted.request, absl::OkStatus(), {}});
+  EXPECT_EQ(service.StageView(second, "train").state(), v1::STAGE_STATE_REUSED);
+  EXPECT_EQ(service.StageView(second, "train").artifact_digest(), "digest of attempt 1");
+
+  const std::string third = service.Submit(job, "3");
+  wanted = find_verify();
+  StepVerified damaged{wanted.for_stage, wanted.request, absl::OkStatus(), {}};
+  damaged.response.add_damages()->set_file("llm.safetensors");
+  service.Feed(damaged);
+  EXPECT_NE(service.StageView(third, "train").state(), v1::STAGE_STATE_REUSED);
+}
+
+TEST(Job, AStageWithOtherSettingsIsNotReused) {
+  ServiceHarness service;
+  const uint64_t session = service.Connect(service.Hello("a"));
+  spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train")});
+  const std::string first = service.Submit(job, "1");
+  service.RunAttempt(first, "train", {session});
+  service.Exit(session, service.AttemptOf(first, "train"), 0, 0);
+  const v1::Stage made = service.StageView(first, "train");
+  service.Publish(made.stage_uid(), made.fence());
+  ASSERT_EQ(service.View(first).state(), v1::JOB_STATE_SUCCEEDED);
+  std::get<spec::TrainingSettings>(job.stages[0].settings).train.length.steps = 200;
+  const std::string second = service.Submit(job, "2");
+  EXPECT_EQ(service.StageView(second, "train").state(), v1::STAGE_STATE_ACTIVE);
+}
+
+TEST(Job, PagesOfTheListAreStable) {
+  ServiceHarness service;
+  std::vector<std::string> ids;
+  for (int i = 0; i < 5; ++i) {
+    ids.push_back(service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train")}), std::to_string(i)));
+  }
+  v1::ListJobsRequest request;
+  request.set_page_size(2);
+  std::vector<std::string> seen;
+  for (int page = 0; page < 4; ++page) {
+    const auto response = service.core().ListJobs(request);
+    ASSERT_TRUE(response.ok());
+    for (const v1::Job& job : response->jobs()) seen.push_back(job.job_id());
+    if (page == 0) service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train")}), "meanwhile");
+    if (response->next_page_token().empty()) break;
+    request.set_page_token(response->next_page_token());
+  }
+  EXPECT_EQ(seen, std::vector<std::string>(ids.rbegin(), ids.rend()));
+  request.set_page_token("nonsense");
+  EXPECT_EQ(service.core().ListJobs(request).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Job, AStoreOfANewerFormatIsRefused) {
+  Coordinator core(ServiceHarness::Options());
+  v1::MetaRecord meta;
+  meta.set_format(kStoreFormat + 1);
+  ASSERT_TRUE(core.AddRow(kMetaFamily, "meta", meta.SerializeAsString()).ok());
+  EXPECT_EQ(core.Start({absl::Seconds(1), absl::UnixEpoch()}).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(Job, ARowThatDoesNotParseIsNamed) {
+  Coordinator core(ServiceHarness::Options());
+  const absl::Status status = core.AddRow(kJobFamily, "job-x", "\xff\xff\xff");
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("family job, key job-x"));
+}
+
+}  // namespace
+}  // namespace vlm::coordinator

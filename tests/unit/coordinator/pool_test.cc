@@ -1,0 +1,180 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/coordinator/service_harness.h"
+
+namespace vlm::coordinator {
+namespace {
+
+using testing::HasSubstr;
+
+class PoolAttempt : public testing::Test {
+ protected:
+  void SetUp() override {
+    a_ = service_.Connect(service_.Hello("a"));
+    b_ = service_.Connect(service_.Hello("b"));
+    id_ = service_.Submit(ServiceHarness::Job({ServiceHarness::Pool("make", 3, {1, 2})}));
+    service_.RunAttempt(id_, "make", {a_, b_});
+  }
+  v1::Stage Stage() { return service_.StageView(id_, "make"); }
+  std::string Id() { return service_.AttemptOf(id_, "make"); }
+  absl::StatusOr<v1::LeaseShardsResponse> Lease(int32_t rank, const std::string& node, uint32_t count = 1) {
+    LeaseShards input{++call_, node, {}};
+    input.request.set_stage_uid(Stage().stage_uid());
+    input.request.set_fence(Stage().fence());
+    input.request.set_rank(rank);
+    input.request.set_count(count);
+    const Reply reply = service_.Call(input, call_);
+    if (!reply.status.ok()) return reply.status;
+    return std::get<v1::LeaseShardsResponse>(reply.response);
+  }
+  absl::Status Commit(uint32_t shard, uint64_t lease, uint64_t fence = 0) {
+    CommitShard input{++call_, {}};
+    input.request.set_stage_uid(Stage().stage_uid());
+    input.request.set_fence(fence == 0 ? Stage().fence() : fence);
+    input.request.set_shard(shard);
+    input.request.set_lease_id(lease);
+    return service_.Call(input, call_).status;
+  }
+  absl::Status FailOnce(uint32_t shard, uint64_t lease) {
+    FailShard input{++call_, {}};
+    input.request.set_stage_uid(Stage().stage_uid());
+    input.request.set_fence(Stage().fence());
+    input.request.set_shard(shard);
+    input.request.set_lease_id(lease);
+    input.request.set_error("line 7 is not JSON");
+    return service_.Call(input, call_).status;
+  }
+  void DoShards(uint32_t count) {
+    for (uint32_t i = 0; i < count; ++i) {
+      const auto lease = Lease(0, "a");
+      ASSERT_TRUE(lease.ok() && lease->leases_size() == 1) << lease.status();
+      ASSERT_TRUE(Commit(lease->leases(0).shard(), lease->leases(0).lease_id()).ok());
+    }
+  }
+
+  ServiceHarness service_;
+  uint64_t a_ = 0, b_ = 0, call_ = 1000;
+  std::string id_;
+};
+
+TEST_F(PoolAttempt, ShardsThenTheFinishTaskThenTheEnd) {
+  DoShards(3);
+  EXPECT_EQ(Stage().progress().done(), 3u);
+  const auto finish = Lease(1, "b");
+  ASSERT_EQ(finish->leases_size(), 1);
+  EXPECT_TRUE(finish->leases(0).finish());
+  const auto idle = Lease(0, "a");
+  EXPECT_TRUE(idle->leases().empty());
+  EXPECT_FALSE(idle->done());
+  EXPECT_GT(idle->retry_ms(), 0u);
+  ASSERT_TRUE(Commit(3, finish->leases(0).lease_id()).ok());
+  EXPECT_TRUE(Lease(0, "a")->done());
+  service_.Exit(a_, Id(), 0, 0);
+  service_.Exit(b_, Id(), 1, 0);
+  EXPECT_EQ(Stage().state(), v1::STAGE_STATE_PUBLISHING);
+}
+
+TEST_F(PoolAttempt, ALostRankGivesItsShardsBackAndIsReplacedUnderTheSameFence) {
+  const auto lease = Lease(0, "a");
+  service_.TakeSent(a_);
+  service_.Exit(a_, Id(), 0, 70, 0, "boom");
+  EXPECT_EQ(Stage().fence(), 1u);
+  EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_RUNNING);
+  bool assigned = false;
+  for (const auto& message : service_.TakeSent(a_)) {
+    if (!message.has_assign()) continue;
+    assigned = true;
+    EXPECT_EQ(message.assign().ranks(0).rank(), 2) << "a number of its own: late reports cannot be mistaken";
+  }
+  EXPECT_TRUE(assigned);
+  EXPECT_EQ(Lease(2, "a")->leases(0).shard(), lease->leases(0).shard());
+  EXPECT_EQ(Lease(0, "a").status().code(), absl::StatusCode::kFailedPrecondition) << "the dead rank's number is over";
+}
+
+TEST_F(PoolAttempt, TheLastRankLostEndsTheAttemptAndKeepsWhatIsDone) {
+  DoShards(2);
+  service_.Exit(a_, Id(), 0, 70);
+  service_.Exit(b_, Id(), 1, 70);
+  service_.Exit(a_, Id(), 2, 70);
+  EXPECT_EQ(Stage().progress().done(), 2u);
+  EXPECT_EQ(Stage().fence(), 1u) << "a replacement for the second is there";
+}
+
+TEST_F(PoolAttempt, WhoeverDoesTheFinishTaskAgainNeedsANewFence) {
+  DoShards(3);
+  ASSERT_EQ(Lease(1, "b")->leases_size(), 1);
+  service_.Exit(b_, Id(), 1, 70, 0, "boom");
+  EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_STOPPING);
+  service_.Exit(a_, Id(), 0, 0, 15);
+  EXPECT_EQ(Stage().fence(), 2u);
+  EXPECT_EQ(Stage().progress().done(), 3u);
+}
+
+TEST_F(PoolAttempt, ARankThatLeavesBeforeTheWorkIsDoneHasFailed) {
+  service_.Exit(a_, Id(), 0, 0);
+  EXPECT_THAT(service_.event_kinds(), testing::Contains("rank.failed"));
+}
+
+TEST_F(PoolAttempt, ThreeFailuresPoisonAShardAndFailTheStage) {
+  for (int i = 0; i < 3; ++i) {
+    const auto lease = Lease(0, "a");
+    ASSERT_TRUE(FailOnce(lease->leases(0).shard(), lease->leases(0).lease_id()).ok());
+  }
+  EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_STOPPING);
+  service_.Exit(a_, Id(), 0, 0, 15);
+  service_.Exit(b_, Id(), 1, 0, 15);
+  EXPECT_EQ(service_.View(id_).state(), v1::JOB_STATE_FAILED);
+  EXPECT_THAT(service_.View(id_).reason(), HasSubstr("shard 0 failed 3 times: line 7 is not JSON"));
+  EXPECT_TRUE(service_.Retry(id_).ok());
+  EXPECT_EQ(Stage().state(), v1::STAGE_STATE_ACTIVE) << "a person's retry gives the shard a new chance";
+}
+
+TEST_F(PoolAttempt, StaleFencesAreRefused) {
+  EXPECT_EQ(Commit(0, 1, 7).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Lease(0, "b").status().code(), absl::StatusCode::kFailedPrecondition) << "rank 0 is on another worker";
+}
+
+TEST_F(PoolAttempt, ARestartKeepsRowsAndLetsWorkersAnnounceTheirLeases) {
+  DoShards(1);
+  const auto lease = Lease(1, "b");
+  ASSERT_EQ(lease->leases_size(), 1);
+  const std::string attempt = Id();
+  service_.Restart();
+  const auto hello = [&](const std::string& node, int32_t rank) {
+    v1::Hello hello = service_.Hello(node);
+    v1::HeldRank* held = hello.add_held();
+    held->set_attempt_id(attempt);
+    held->set_rank(rank);
+    held->set_phase(v1::RANK_PHASE_STEP);
+    return hello;
+  };
+  a_ = service_.Connect(hello("a", 0));
+  EXPECT_TRUE(Lease(0, "a")->leases().empty()) << "the other worker may hold any shard";
+  v1::Hello other = hello("b", 1);
+  v1::HeldShard* shard = other.add_shards();
+  shard->set_stage_uid(Stage().stage_uid());
+  shard->set_fence(1);
+  shard->set_shard(lease->leases(0).shard());
+  shard->set_lease_id(lease->leases(0).lease_id());
+  b_ = service_.Connect(other);
+  const auto next = Lease(0, "a", 16);
+  ASSERT_EQ(next->leases_size(), 1);
+  EXPECT_NE(next->leases(0).shard(), lease->leases(0).shard());
+  EXPECT_GT(next->leases(0).lease_id(), lease->leases(0).lease_id()) << "ids are never used twice";
+  EXPECT_TRUE(Commit(lease->leases(0).shard(), lease->leases(0).lease_id()).ok());
+}
+
+TEST_F(PoolAttempt, OnlyPoolsHaveShards) {
+  const std::string gang = service_.Submit(ServiceHarness::Job({ServiceHarness::Gang("train")}), "gang");
+  LeaseShards input{1, "a", {}};
+  input.request.set_stage_uid(service_.StageView(gang, "train").stage_uid());
+  EXPECT_EQ(service_.Call(input, 1).status.code(), absl::StatusCode::kInvalidArgument);
+  ListShards list{2, {}};
+  list.request.set_stage_uid(Stage().stage_uid());
+  list.request.set_fence(1);
+  EXPECT_EQ(service_.Call(list, 2).status.code(), absl::StatusCode::kFailedPrecondition) << "not all are done";
+}
+
+}  // namespace
+}  // namespace vlm::coordinator
