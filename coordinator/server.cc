@@ -156,8 +156,7 @@ class Server::Impl {
     telemetry_ = std::make_unique<TelemetryStore>(
         LogStoreOptions{.root = options_.state_dir + "/logs", .job_bytes_max = options_.log_bytes_per_job_max},
         PointStoreOptions(), store_.get(), &telemetry_thread_, clock_, metrics_.get());
-    workers_ = std::make_unique<WorkerService>(loop_.get(), telemetry_.get(), metrics_.get(),
-                                               options_.core.telemetry_credit_bytes);
+    workers_ = std::make_unique<WorkerService>(loop_.get(), telemetry_.get(), metrics_.get());
     EventWatchOptions watch;
     watch.store_uuid = store_uuid_;
     watch_ = std::make_unique<EventWatch>(std::move(watch), store_.get(), loop_.get(), &reader_, metrics_.get());

@@ -18,15 +18,12 @@ class WorkerService::SessionReceiver final : public rpc::StreamReceiver {
   const uint64_t session_;
 };
 
-// Grants credit for what has been handled, so that a worker never has more under way than the store can take.
+// A stream begins with the credit of Welcome; more is granted for what has been handled, so that a worker never has more under way than the store can take.
 class WorkerService::TelemetryReceiver final : public rpc::StreamReceiver {
  public:
-  TelemetryReceiver(TelemetryStore* store, std::shared_ptr<rpc::Stream> stream, uint64_t credit_bytes)
+  TelemetryReceiver(TelemetryStore* store, std::shared_ptr<rpc::Stream> stream)
       : store_(store), shared_(std::make_shared<Shared>()) {
     shared_->stream = std::move(stream);
-    v1::ShipTelemetryResponse opening;
-    opening.set_credit_bytes(credit_bytes);
-    shared_->stream->Send(opening.SerializeAsString());
   }
 
   void OnMessage(std::string message) override {
@@ -60,9 +57,8 @@ class WorkerService::TelemetryReceiver final : public rpc::StreamReceiver {
   const std::shared_ptr<Shared> shared_;
 };
 
-WorkerService::WorkerService(DecisionLoop* loop, TelemetryStore* telemetry, CoordinatorMetrics* metrics,
-                             uint64_t credit_bytes)
-    : loop_(loop), telemetry_(telemetry), metrics_(metrics), credit_bytes_(credit_bytes) {}
+WorkerService::WorkerService(DecisionLoop* loop, TelemetryStore* telemetry, CoordinatorMetrics* metrics)
+    : loop_(loop), telemetry_(telemetry), metrics_(metrics) {}
 WorkerService::~WorkerService() = default;
 
 void WorkerService::Register(rpc::ServiceRegistry* registry) {
@@ -72,7 +68,7 @@ void WorkerService::Register(rpc::ServiceRegistry* registry) {
   };
   registry->streams["/vlm.v1.WorkerService/ShipTelemetry"] =
       [this](const rpc::CallContext&, std::shared_ptr<rpc::Stream> stream) -> std::shared_ptr<rpc::StreamReceiver> {
-    return std::make_shared<TelemetryReceiver>(telemetry_, std::move(stream), credit_bytes_);
+    return std::make_shared<TelemetryReceiver>(telemetry_, std::move(stream));
   };
 }
 

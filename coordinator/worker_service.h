@@ -22,8 +22,8 @@ inline constexpr size_t kTelemetryUnhandledBytesMax = 4u << 20;  // of one strea
 // Thread-safe. Must outlive the server that serves its registry.
 class WorkerService {
  public:
-  // All must outlive the service. `credit_bytes`: granted when a telemetry stream opens.
-  WorkerService(DecisionLoop* loop, TelemetryStore* telemetry, CoordinatorMetrics* metrics, uint64_t credit_bytes);
+  // All must outlive the service.
+  WorkerService(DecisionLoop* loop, TelemetryStore* telemetry, CoordinatorMetrics* metrics);
   ~WorkerService();
 
   void Register(rpc::ServiceRegistry* registry);
@@ -46,7 +46,6 @@ class WorkerService {
   DecisionLoop* const loop_;
   TelemetryStore* const telemetry_;
   CoordinatorMetrics* const metrics_;
-  const uint64_t credit_bytes_;
   Mutex mutex_;
   uint64_t next_session_ ABSL_GUARDED_BY(mutex_) = 1;
   std::map<uint64_t, std::shared_ptr<rpc::Stream>> sessions_ ABSL_GUARDED_BY(mutex_);

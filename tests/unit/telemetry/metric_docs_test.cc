@@ -1,0 +1,39 @@
+#include "telemetry/metric_table.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+namespace vlm::telemetry {
+namespace {
+
+TEST(MetricTableTest, NamesFollowTheConventions) {
+  std::set<std::string_view> names;
+  for (const MetricInfo& info : MetricTable()) {
+    EXPECT_TRUE(names.insert(info.name).second) << info.name << " stands twice";
+    EXPECT_TRUE(info.name.starts_with("vlm_")) << info.name;
+    EXPECT_EQ(info.name.ends_with("_total"), info.type == MetricType::kCounter) << info.name;
+    if (info.type == MetricType::kHistogram) EXPECT_TRUE(info.name.ends_with("_seconds")) << info.name;
+    for (const char* unit : {"_ms", "_milliseconds", "_kb", "_mb", "_minutes"}) {
+      EXPECT_FALSE(info.name.ends_with(unit)) << info.name << " is not in a base unit";
+    }
+    EXPECT_TRUE(info.help.ends_with(".")) << info.name;
+    const bool of_a_rank = info.name.starts_with("vlm_rank_");
+    EXPECT_EQ(of_a_rank, info.home == MetricHome::kWorker && !info.labels.empty() && info.labels.front() == "job")
+        << info.name << ": rank series stand on the worker only";
+  }
+}
+
+TEST(MetricTableTest, TheDocumentIsTheTable) {
+  const std::string path = std::string(VLM_SOURCE_DIR) + "/docs/metrics.md";
+  if (std::getenv("UPDATE_DOCS") != nullptr) std::ofstream(path) << MetricsMarkdown();
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  EXPECT_EQ(text.str(), MetricsMarkdown()) << "run this test with UPDATE_DOCS=1 to write docs/metrics.md again";
+}
+
+}  // namespace
+}  // namespace vlm::telemetry
