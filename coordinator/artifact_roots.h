@@ -21,7 +21,7 @@ class ArtifactRoots {
   absl::Status CheckText(const std::string& folder) const;
 
   struct Nonce {
-    std::string file;   // relative to the root
+    std::string file;  // relative to the root
     std::string bytes;
   };
   // Makes `root` where it is missing and writes a new nonce into this coordinator's nonce file there. Workers

@@ -34,11 +34,11 @@ void Call(rpc::Channel* channel, const char* method, const Request& request, abs
 
 CheckpointLink::CheckpointLink(CheckpointLinkOptions options) : options_(std::move(options)) {}
 
-absl::StatusOr<std::unique_ptr<CheckpointLink>> CheckpointLink::Create(CheckpointLinkOptions options,
-                                                                       FileSystem* files, const Clock* clock) {
+absl::StatusOr<std::unique_ptr<CheckpointLink>> CheckpointLink::Create(CheckpointLinkOptions options, FileSystem* files,
+                                                                       const Clock* clock) {
   std::unique_ptr<CheckpointLink> link(new CheckpointLink(std::move(options)));
-  VLM_ASSIGN_OR_RETURN(link->store_, store::OpenRocksDbMetaStore({.path = link->options_.database,
-                                                                  .families = checkpoint::CatalogFamilies()}));
+  VLM_ASSIGN_OR_RETURN(link->store_, store::OpenRocksDbMetaStore(
+                                         {.path = link->options_.database, .families = checkpoint::CatalogFamilies()}));
   checkpoint::CheckpointServiceOptions service;
   service.allowed_roots = link->options_.allowed_roots;
   service.new_catalog_uuid = RandomBytes(kCatalogUuidBytes);
@@ -73,26 +73,24 @@ void CheckpointLink::Stop() {
 
 void CheckpointLink::Perform(const OpenAttempt& effect) {
   const v1::OpenAttemptRequest& request = effect.request;
-  Call<v1::OpenAttemptResponse>(
-      channel_.get(), "OpenAttempt", request, kCallDeadline,
-      [tell = options_.tell, uid = request.stage_uid(),
-       fence = request.fence()](absl::StatusOr<v1::OpenAttemptResponse> response) {
-        AttemptOpened answer{uid, fence, response.status(), {}};
-        if (response.ok()) answer.response = *std::move(response);
-        tell(std::move(answer));
-      });
+  Call<v1::OpenAttemptResponse>(channel_.get(), "OpenAttempt", request, kCallDeadline,
+                                [tell = options_.tell, uid = request.stage_uid(),
+                                 fence = request.fence()](absl::StatusOr<v1::OpenAttemptResponse> response) {
+                                  AttemptOpened answer{uid, fence, response.status(), {}};
+                                  if (response.ok()) answer.response = *std::move(response);
+                                  tell(std::move(answer));
+                                });
 }
 
 void CheckpointLink::Perform(const CommitArtifact& effect) {
   const v1::CommitArtifactRequest& request = effect.request;
-  Call<v1::CommitArtifactResponse>(
-      channel_.get(), "CommitArtifact", request, kCallDeadline,
-      [tell = options_.tell, uid = request.stage_uid(),
-       fence = request.fence()](absl::StatusOr<v1::CommitArtifactResponse> response) {
-        ArtifactCommitted answer{uid, fence, response.status(), {}};
-        if (response.ok()) answer.response = *std::move(response);
-        tell(std::move(answer));
-      });
+  Call<v1::CommitArtifactResponse>(channel_.get(), "CommitArtifact", request, kCallDeadline,
+                                   [tell = options_.tell, uid = request.stage_uid(),
+                                    fence = request.fence()](absl::StatusOr<v1::CommitArtifactResponse> response) {
+                                     ArtifactCommitted answer{uid, fence, response.status(), {}};
+                                     if (response.ok()) answer.response = *std::move(response);
+                                     tell(std::move(answer));
+                                   });
 }
 
 void CheckpointLink::Perform(const VerifyStep& effect) {

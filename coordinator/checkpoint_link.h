@@ -23,7 +23,7 @@
 namespace vlm::coordinator {
 
 struct CheckpointLinkOptions {
-  std::string database;                    // folder of the catalog's own database
+  std::string database;  // folder of the catalog's own database
   std::vector<std::string> allowed_roots;
   // Answers of effects and hints of commits; must not block. Not called after Stop.
   std::function<void(Input)> tell;

@@ -47,14 +47,13 @@ CoordinatorMetrics::CoordinatorMetrics(telemetry::MetricRegistry* registry) : re
   registry->Add("vlm_badput_seconds_total", {{"cause", "start"}}, 0);
   registry->Add("vlm_badput_seconds_total", {{"cause", "cancel"}}, 0);
   for (const char* kind : kEventKinds) registry->Add("vlm_events_total", {{"kind", kind}}, 0);
-  for (const char* counter :
-       {"vlm_goodput_seconds_total", "vlm_step_commits_total", "vlm_heartbeats_total", "vlm_decisions_total",
-        "vlm_calls_refused_total", "vlm_log_bytes_total", "vlm_log_dropped_bytes_total", "vlm_points_total",
-        "vlm_points_dropped_total"}) {
+  for (const char* counter : {"vlm_goodput_seconds_total", "vlm_step_commits_total", "vlm_heartbeats_total",
+                              "vlm_decisions_total", "vlm_calls_refused_total", "vlm_log_bytes_total",
+                              "vlm_log_dropped_bytes_total", "vlm_points_total", "vlm_points_dropped_total"}) {
     registry->Add(counter, {}, 0);
   }
-  for (const char* gauge : {"vlm_slots", "vlm_slots_taken", "vlm_worker_sessions", "vlm_decision_queue",
-                            "vlm_watchers", "vlm_last_step_commit_timestamp_seconds"}) {
+  for (const char* gauge : {"vlm_slots", "vlm_slots_taken", "vlm_worker_sessions", "vlm_decision_queue", "vlm_watchers",
+                            "vlm_last_step_commit_timestamp_seconds"}) {
     registry->Set(gauge, {}, 0);
   }
 }
@@ -227,8 +226,7 @@ std::vector<std::pair<std::string, std::string>> CoordinatorMetrics::RunningStag
   return running;
 }
 
-void CoordinatorMetrics::StageProgress(const std::string& job, const std::string& stage,
-                                       const v1::Progress& progress) {
+void CoordinatorMetrics::StageProgress(const std::string& job, const std::string& stage, const v1::Progress& progress) {
   MutexLock lock(&mutex_);
   for (const auto& [uid, account] : stages_) {
     if (account.job != job || account.stage != stage || account.state != v1::ATTEMPT_STATE_RUNNING) continue;

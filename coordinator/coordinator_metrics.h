@@ -30,8 +30,8 @@ class CoordinatorMetrics {
   void Decisions(const Outputs& outputs, Now now);
 
   void Decided(size_t events, absl::Duration time);
-  void Committed(absl::Duration time);            // a synced batch
-  void StoredUnsynced(absl::Duration time);       // a batch of points
+  void Committed(absl::Duration time);       // a synced batch
+  void StoredUnsynced(absl::Duration time);  // a batch of points
   void Validated(absl::Duration time);
   void Submitted(absl::Duration time);
   void CallRefused();
@@ -53,7 +53,7 @@ class CoordinatorMetrics {
     uint64_t fence = 0;
     v1::AttemptState state = v1::ATTEMPT_STATE_UNSPECIFIED;
     int32_t world = 0;
-    absl::Duration mark;                 // rank-seconds before this are accounted for
+    absl::Duration mark;  // rank-seconds before this are accounted for
     bool final = false;
   };
   void OnStageRow(const v1::StageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -66,7 +66,7 @@ class CoordinatorMetrics {
   mutable Mutex mutex_;
   std::map<std::string, StageAccount> stages_ ABSL_GUARDED_BY(mutex_);  // by stage_uid; unfinished ones
   std::map<std::string, uint64_t> restarts_seen_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, int64_t> queued_ ABSL_GUARDED_BY(mutex_);       // at the last sample
+  std::map<std::string, int64_t> queued_ ABSL_GUARDED_BY(mutex_);  // at the last sample
   absl::Duration sampled_ ABSL_GUARDED_BY(mutex_) = -absl::InfiniteDuration();
   int watchers_ ABSL_GUARDED_BY(mutex_) = 0;
 };

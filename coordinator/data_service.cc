@@ -30,14 +30,11 @@ void Pass(DecisionLoop* loop, const std::string& method, rpc::ServiceRegistry* r
 
 void RegisterDataService(DecisionLoop* loop, rpc::ServiceRegistry* registry) {
   registry->AddUnary<v1::LeaseShardsRequest, v1::LeaseShardsResponse>(
-      "/vlm.v1.DataService/LeaseShards",
-      [loop](const rpc::CallContext& context, v1::LeaseShardsRequest request,
-             std::function<void(absl::StatusOr<v1::LeaseShardsResponse>)> done) {
-        loop->Call<v1::LeaseShardsResponse>(
-            [node = NodeIdOf(context), request = std::move(request)](uint64_t call) {
-              return LeaseShards{call, node, request};
-            },
-            std::move(done));
+      "/vlm.v1.DataService/LeaseShards", [loop](const rpc::CallContext& context, v1::LeaseShardsRequest request,
+                                                std::function<void(absl::StatusOr<v1::LeaseShardsResponse>)> done) {
+        loop->Call<v1::LeaseShardsResponse>([node = NodeIdOf(context), request = std::move(request)](
+                                                uint64_t call) { return LeaseShards{call, node, request}; },
+                                            std::move(done));
       });
   Pass<CommitShard, v1::CommitShardRequest, v1::CommitShardResponse>(loop, "CommitShard", registry);
   Pass<FailShard, v1::FailShardRequest, v1::FailShardResponse>(loop, "FailShard", registry);

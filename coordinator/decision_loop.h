@@ -110,7 +110,7 @@ class DecisionLoop {
     std::function<void(const Reply&)> done;
     std::function<void(const Coordinator&)> look;
     std::function<void()> then;
-    bool call = false;           // counted against calls_max
+    bool call = false;  // counted against calls_max
   };
   struct Batch {
     Outputs outputs;
@@ -124,11 +124,11 @@ class DecisionLoop {
 
   void Enqueue(const std::function<Input(uint64_t call)>& make, std::function<void(const Reply&)> done);
   absl::Status AddCall(Item item);
-  void Decide();                       // the decision thread
+  void Decide();                        // the decision thread
   bool Take(std::vector<Item>* items);  // waits; false after Stop
   void Apply(const Input& input, std::function<void(const Reply&)> done, Batch* batch);
-  bool HandOver(Batch batch);          // waits for the sync thread to take the one before; false after Stop
-  void Sync();                         // the sync thread
+  bool HandOver(Batch batch);  // waits for the sync thread to take the one before; false after Stop
+  void Sync();                 // the sync thread
   void Release(Batch* batch);
   Now CurrentTime() const { return {deps_.clock->Monotonic(), deps_.clock->Wall()}; }
 
@@ -137,8 +137,8 @@ class DecisionLoop {
   std::atomic<uint64_t> next_call_ = 1;
 
   mutable Mutex mutex_;
-  CondVar arrived_;   // items or stop
-  CondVar handed_;    // next_ set or taken, or stop
+  CondVar arrived_;  // items or stop
+  CondVar handed_;   // next_ set or taken, or stop
   std::deque<Item> items_ ABSL_GUARDED_BY(mutex_);
   size_t calls_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<Batch> next_ ABSL_GUARDED_BY(mutex_);

@@ -29,9 +29,8 @@ class EventWatch::Receiver final : public rpc::StreamReceiver {
       });
       return;
     }
-    watch_->thread_->Post([watch = watch_, id = id_, stream = std::move(stream_), request] {
-      watch->Begin(id, stream, request);
-    });
+    watch_->thread_->Post(
+        [watch = watch_, id = id_, stream = std::move(stream_), request] { watch->Begin(id, stream, request); });
   }
   // A client may end its side after the request and go on reading; only a broken stream ends the watch.
   void OnClosed(absl::Status status) override {
@@ -211,10 +210,11 @@ void EventWatch::AskProgress() {
   for (const std::string& job : jobs) {
     auto view = std::make_shared<absl::StatusOr<v1::Job>>();
     // When the queue is full, progress is what can wait.
-    loop_->Read([view, job](const Coordinator& core) { *view = core.GetJob(job); },
-                [this, view] {
-                  if (view->ok()) thread_->Post([this, view] { SendProgress(**view); });
-                })
+    loop_
+        ->Read([view, job](const Coordinator& core) { *view = core.GetJob(job); },
+               [this, view] {
+                 if (view->ok()) thread_->Post([this, view] { SendProgress(**view); });
+               })
         .IgnoreError();
   }
 }

@@ -25,9 +25,9 @@
 namespace vlm::coordinator {
 
 struct EventWatchOptions {
-  std::string store_uuid;                             // 16 bytes; a cursor of another store is refused
+  std::string store_uuid;  // 16 bytes; a cursor of another store is refused
   size_t watchers_max = 256;
-  absl::Duration tick = absl::Seconds(1);             // progress, and another try for clients that read slowly
+  absl::Duration tick = absl::Seconds(1);  // progress, and another try for clients that read slowly
   absl::Duration heartbeat = absl::Seconds(5);
 };
 
@@ -48,10 +48,10 @@ class EventWatch {
   class Receiver;
   struct Watcher {
     std::shared_ptr<rpc::Stream> stream;
-    std::string job;                                  // empty: all
-    uint64_t last = 0;                                // sequence of the last event sent
-    int refused = 0;                                  // heartbeats in a row the stream did not take
-    std::map<std::string, std::string> progress;      // last sent, by stage
+    std::string job;                              // empty: all
+    uint64_t last = 0;                            // sequence of the last event sent
+    int refused = 0;                              // heartbeats in a row the stream did not take
+    std::map<std::string, std::string> progress;  // last sent, by stage
   };
 
   void Begin(uint64_t id, std::shared_ptr<rpc::Stream> stream, const v1::WatchEventsRequest& request);

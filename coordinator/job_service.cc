@@ -63,15 +63,13 @@ void JobService::Register(rpc::ServiceRegistry* registry) {
             [&](uint64_t call) { return RetryJob{call, std::move(request), ActorOf(context)}; }, std::move(done));
       });
   registry->AddUnary<v1::QueryMetricsRequest, v1::QueryMetricsResponse>(
-      "/vlm.v1.JobService/QueryMetrics",
-      [this](const rpc::CallContext&, v1::QueryMetricsRequest request,
-             std::function<void(absl::StatusOr<v1::QueryMetricsResponse>)> done) {
+      "/vlm.v1.JobService/QueryMetrics", [this](const rpc::CallContext&, v1::QueryMetricsRequest request,
+                                                std::function<void(absl::StatusOr<v1::QueryMetricsResponse>)> done) {
         deps_.reader->Post([this, request = std::move(request), done = std::move(done)] {
           const absl::StatusOr<std::optional<std::string>> job = deps_.store->Get(kJobFamily, request.job_id());
           if (!job.ok()) return done(job.status());
           if (!job->has_value()) {
-            return done(absl::NotFoundError(
-                absl::StrCat("no such job; `vlmctl list` shows them: ", request.job_id())));
+            return done(absl::NotFoundError(absl::StrCat("no such job; `vlmctl list` shows them: ", request.job_id())));
           }
           done(deps_.points->Query(request));
         });
@@ -80,12 +78,12 @@ void JobService::Register(rpc::ServiceRegistry* registry) {
 
 void JobService::Submit(const rpc::CallContext& context, v1::SubmitJobRequest request, SubmitDone done) {
   if (request.job_yaml().size() > spec::kJobBytesMax) {
-    return done(absl::InvalidArgumentError(absl::StrCat("job file is too long; bytes allowed ", spec::kJobBytesMax,
-                                                        ", got ", request.job_yaml().size())));
+    return done(absl::InvalidArgumentError(
+        absl::StrCat("job file is too long; bytes allowed ", spec::kJobBytesMax, ", got ", request.job_yaml().size())));
   }
   if (!request.validate_only() && (request.request_id().empty() || request.request_id().size() > kRequestIdBytesMax)) {
-    return done(absl::InvalidArgumentError(absl::StrCat("request_id needs 1 to ", kRequestIdBytesMax, " bytes, got ",
-                                                        request.request_id().size())));
+    return done(absl::InvalidArgumentError(
+        absl::StrCat("request_id needs 1 to ", kRequestIdBytesMax, " bytes, got ", request.request_id().size())));
   }
   if (parses_waiting_.fetch_add(1) >= kParsesWaitingMax) {
     --parses_waiting_;
@@ -141,12 +139,11 @@ void JobService::GetJob(v1::GetJobRequest request, std::function<void(absl::Stat
   if (!queued.ok()) done(queued);
 }
 
-void JobService::ListJobs(v1::ListJobsRequest request,
-                          std::function<void(absl::StatusOr<v1::ListJobsResponse>)> done) {
+void JobService::ListJobs(v1::ListJobsRequest request, std::function<void(absl::StatusOr<v1::ListJobsResponse>)> done) {
   auto view = std::make_shared<absl::StatusOr<v1::ListJobsResponse>>();
-  const absl::Status queued =
-      deps_.loop->Read([view, request = std::move(request)](const Coordinator& core) { *view = core.ListJobs(request); },
-                       [view, done] { done(std::move(*view)); });
+  const absl::Status queued = deps_.loop->Read(
+      [view, request = std::move(request)](const Coordinator& core) { *view = core.ListJobs(request); },
+      [view, done] { done(std::move(*view)); });
   if (!queued.ok()) done(queued);
 }
 

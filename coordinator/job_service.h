@@ -22,11 +22,11 @@ namespace vlm::coordinator {
 
 struct JobServiceDeps {
   DecisionLoop* loop = nullptr;
-  store::MetaStore* store = nullptr;      // for job files
+  store::MetaStore* store = nullptr;  // for job files
   const PointStore* points = nullptr;
   const ArtifactRoots* roots = nullptr;
-  Executor* parser = nullptr;             // job files are parsed here: the slowest part of a submit
-  Executor* reader = nullptr;             // reads of the store
+  Executor* parser = nullptr;  // job files are parsed here: the slowest part of a submit
+  Executor* reader = nullptr;  // reads of the store
   const Clock* clock = nullptr;
   CoordinatorMetrics* metrics = nullptr;
 };

@@ -18,7 +18,7 @@
 namespace vlm::coordinator {
 namespace {
 
-constexpr size_t kFilesMax = 4096;       // entries of the cache; then it is emptied and filled again on use
+constexpr size_t kFilesMax = 4096;  // entries of the cache; then it is emptied and filled again on use
 constexpr size_t kPathPartMax = 128;
 
 // Closes on every path.
@@ -64,7 +64,7 @@ uint64_t StoredBytes(const std::filesystem::path& folder) {
   uint64_t bytes = 0;
   std::error_code error;
   for (std::filesystem::recursive_directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    struct stat info {};
+    struct stat info{};
     if (lstat(it->path().c_str(), &info) == 0 && S_ISREG(info.st_mode)) {
       bytes += std::min<uint64_t>(static_cast<uint64_t>(info.st_size), static_cast<uint64_t>(info.st_blocks) * 512);
     }
@@ -97,7 +97,7 @@ absl::StatusOr<LogStore::File*> LogStore::Open(const LogKey& key, bool make) {
   if (key.rank < 0) return absl::InvalidArgumentError(absl::StrCat("no such rank: ", key.rank));
   if (const auto known = files_.find(key); known != files_.end()) return &known->second;
   const std::string path = Path(key, ".log");
-  struct stat info {};
+  struct stat info{};
   const bool exists = stat(path.c_str(), &info) == 0;
   if (!exists && !make) {
     return absl::NotFoundError(absl::StrCat("no log of ", key.job, "/", key.stage, " attempt ", key.fence, " rank ",

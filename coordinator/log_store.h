@@ -27,9 +27,9 @@ struct LogKey {
 };
 
 struct LogStoreOptions {
-  std::string root;                                // made when missing
-  uint64_t job_bytes_max = 256u << 20;             // stored bytes of one job
-  size_t gaps_max = 1024;                          // of one log; then everything that follows is one gap
+  std::string root;                     // made when missing
+  uint64_t job_bytes_max = 256u << 20;  // stored bytes of one job
+  size_t gaps_max = 1024;               // of one log; then everything that follows is one gap
 };
 
 // Not thread-safe: one thread of control. Blocks on the disk.
@@ -69,7 +69,7 @@ class LogStore {
   std::string Path(const LogKey& key, std::string_view suffix) const;
 
   const LogStoreOptions options_;
-  std::map<LogKey, File> files_;              // those touched since the start; at most kFilesMax
+  std::map<LogKey, File> files_;  // those touched since the start; at most kFilesMax
   std::map<std::string, uint64_t> job_bytes_;
 };
 

@@ -85,9 +85,9 @@ void LogTail::Begin(uint64_t id, std::shared_ptr<rpc::Stream> stream, const v1::
 
 void LogTail::AskStage(uint64_t id, const std::string& job, const std::string& stage) {
   auto view = std::make_shared<absl::StatusOr<v1::Job>>();
-  const absl::Status queued = loop_->Read(
-      [view, job](const Coordinator& core) { *view = core.GetJob(job); },
-      [this, view, id] { store_->thread()->Post([this, view, id] { OnStage(id, *view); }); });
+  const absl::Status queued =
+      loop_->Read([view, job](const Coordinator& core) { *view = core.GetJob(job); },
+                  [this, view, id] { store_->thread()->Post([this, view, id] { OnStage(id, *view); }); });
   if (!queued.ok() && !tails_[id].follow) End(id, queued);
 }
 

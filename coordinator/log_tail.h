@@ -43,12 +43,12 @@ class LogTail {
   class Receiver;
   struct Tail {
     std::shared_ptr<rpc::Stream> stream;
-    LogKey key;                // fence 0: no attempt yet
+    LogKey key;  // fence 0: no attempt yet
     uint64_t offset = 0;
     bool follow = false;
     bool attempt_over = false;
-    absl::Duration moved;      // when something was sent, or the attempt was first seen to be over
-    absl::Duration taken;      // when the stream last took something or had nothing to take
+    absl::Duration moved;  // when something was sent, or the attempt was first seen to be over
+    absl::Duration taken;  // when the stream last took something or had nothing to take
   };
 
   void Begin(uint64_t id, std::shared_ptr<rpc::Stream> stream, const v1::TailLogsRequest& request);

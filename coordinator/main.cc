@@ -20,17 +20,21 @@ constexpr absl::Duration kStopGrace = absl::Milliseconds(500);
 
 int ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kInvalidArgument: return kExitUsage;
+    case absl::StatusCode::kInvalidArgument:
+      return kExitUsage;
     case absl::StatusCode::kDataLoss:
-    case absl::StatusCode::kResourceExhausted: return kExitStore;
-    default: return 1;
+    case absl::StatusCode::kResourceExhausted:
+      return kExitStore;
+    default:
+      return 1;
   }
 }
 
 // The options of `vlm-coordinator`, its defaults and its help.
 void AddOptions(vlm::coordinator::ServerOptions* options, std::string* log_level, CLI::App* app) {
-  app->add_option("--address", options->address, "Where to serve: 127.0.0.1:PORT, [::1]:PORT or unix:/PATH; port 0: "
-                                                  "the last one of this state folder, or a free one")
+  app->add_option("--address", options->address,
+                  "Where to serve: 127.0.0.1:PORT, [::1]:PORT or unix:/PATH; port 0: "
+                  "the last one of this state folder, or a free one")
       ->capture_default_str();
   app->add_option("--metrics-address", options->metrics_address, "Where to serve /metrics: 127.0.0.1:PORT")
       ->capture_default_str();
@@ -79,9 +83,10 @@ int Serve(vlm::coordinator::ServerOptions options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Coordinates training jobs: jobs, stages, attempts, workers, checkpoints. Exit codes: 0 stopped, 1 "
-               "cannot serve (port or state folder in use), 64 bad option, 74 disk or damaged store.",
-               "vlm-coordinator");
+  CLI::App app(
+      "Coordinates training jobs: jobs, stages, attempts, workers, checkpoints. Exit codes: 0 stopped, 1 "
+      "cannot serve (port or state folder in use), 64 bad option, 74 disk or damaged store.",
+      "vlm-coordinator");
   vlm::coordinator::ServerOptions options;
   options.version = VLM_VERSION;
   std::string log_level = "info";

@@ -24,7 +24,9 @@ std::string SeriesPrefix(const std::string& job, const std::string& stage, const
   return absl::StrCat(job, std::string(1, '\0'), stage, std::string(1, '\0'), series, std::string(1, '\0'));
 }
 
-std::string Encode(uint64_t fence, double value) { return EncodeU64(fence) + EncodeU64(std::bit_cast<uint64_t>(value)); }
+std::string Encode(uint64_t fence, double value) {
+  return EncodeU64(fence) + EncodeU64(std::bit_cast<uint64_t>(value));
+}
 
 bool IsSeries(std::string_view name, size_t bytes_max) {
   return !name.empty() && name.size() <= bytes_max && std::all_of(name.begin(), name.end(), [](char c) {
@@ -36,7 +38,7 @@ bool IsSeries(std::string_view name, size_t bytes_max) {
 std::vector<Point> WithoutRolledBack(std::vector<Point> points) {
   std::map<uint64_t, uint64_t> first_step;  // by fence
   for (const Point& point : points) first_step.emplace(point.fence, point.step);
-  std::map<uint64_t, uint64_t> cut;         // by fence: steps from here on belong to a higher fence
+  std::map<uint64_t, uint64_t> cut;  // by fence: steps from here on belong to a higher fence
   uint64_t lowest = UINT64_MAX;
   for (auto it = first_step.rbegin(); it != first_step.rend(); ++it) {
     cut[it->first] = lowest;

@@ -34,8 +34,8 @@ constexpr char kServerFile[] = "/coordinator.json";
 
 std::vector<rpc::AccessRule> AccessRules() {
   std::vector<rpc::AccessRule> rules = {
-      {"/vlm.v1.JobService/", {"user"}},      {"/vlm.v1.NodeService/", {"user"}},
-      {"/vlm.v1.WorkerService/", {"worker"}}, {"/vlm.v1.DataService/", {"worker"}},
+      {"/vlm.v1.JobService/", {"user"}},          {"/vlm.v1.NodeService/", {"user"}},
+      {"/vlm.v1.WorkerService/", {"worker"}},     {"/vlm.v1.DataService/", {"worker"}},
       {"/vlm.v1.CheckpointService/", {"worker"}},
   };
   for (const char* method : {"GetStep", "ListSteps", "GetLatest", "VerifyStep", "DeleteStep"}) {
@@ -68,11 +68,10 @@ class Server::Impl {
 
   absl::Status Start() {
     VLM_RETURN_IF_ERROR(PrepareFolders());
-    VLM_ASSIGN_OR_RETURN(store_, store::OpenRocksDbMetaStore(
-                                     {.path = options_.state_dir + "/db", .families = StoreFamilies()}));
+    VLM_ASSIGN_OR_RETURN(
+        store_, store::OpenRocksDbMetaStore({.path = options_.state_dir + "/db", .families = StoreFamilies()}));
     VLM_ASSIGN_OR_RETURN(store_uuid_, StoreUuid(store_.get()));
-    roots_ = std::make_unique<ArtifactRoots>(files_, options_.artifact_roots,
-                                             absl::BytesToHexString(store_uuid_));
+    roots_ = std::make_unique<ArtifactRoots>(files_, options_.artifact_roots, absl::BytesToHexString(store_uuid_));
     VLM_ASSIGN_OR_RETURN(Outputs started, StartCore());
     MakeLoop();
     VLM_RETURN_IF_ERROR(MakeServices());
@@ -207,8 +206,8 @@ class Server::Impl {
   }
 
   absl::Status WriteFiles() {
-    VLM_RETURN_IF_ERROR(WriteServerFile(files_, options_.state_dir + kServerFile, options_.state_dir, addresses_,
-                                        options_.version));
+    VLM_RETURN_IF_ERROR(
+        WriteServerFile(files_, options_.state_dir + kServerFile, options_.state_dir, addresses_, options_.version));
     if (options_.port_file.empty()) return absl::OkStatus();
     return WriteServerFile(files_, options_.port_file, options_.state_dir, addresses_, options_.version);
   }
@@ -273,7 +272,7 @@ class Server::Impl {
   std::string store_uuid_;
   std::unique_ptr<ArtifactRoots> roots_;
   std::unique_ptr<Coordinator> core_;
-  StoppableExecutor parser_{"parse"};            // one: with two cores, parsing must not starve deciding
+  StoppableExecutor parser_{"parse"};  // one: with two cores, parsing must not starve deciding
   StoppableExecutor reader_{"read"};
   StoppableExecutor telemetry_thread_{"telemetry"};
   std::unique_ptr<DecisionLoop> loop_;

@@ -21,7 +21,7 @@ struct ServerOptions {
                                                 // The first is the folder of jobs that name none
   std::string port_file;                        // a second copy of coordinator.json; empty: none
   std::string version;
-  CoordinatorOptions core;                      // default_artifacts and random_bytes are set here
+  CoordinatorOptions core;  // default_artifacts and random_bytes are set here
   uint64_t log_bytes_per_job_max = 256u << 20;
   // The store failed: memory is ahead of the disk. Ends the process; when it returns (tests), all stands still.
   std::function<void(const absl::Status&)> on_store_failure;

@@ -19,7 +19,11 @@ using telemetry::LogLevel;
 
 TelemetryStore::TelemetryStore(LogStoreOptions logs, PointStoreOptions points, store::MetaStore* store,
                                Executor* thread, const Clock* clock, CoordinatorMetrics* metrics)
-    : logs_(std::move(logs)), points_(points, store), store_(store), thread_(thread), clock_(clock),
+    : logs_(std::move(logs)),
+      points_(points, store),
+      store_(store),
+      thread_(thread),
+      clock_(clock),
       metrics_(metrics) {}
 
 void TelemetryStore::Store(v1::ShipTelemetryRequest request, std::function<void(const v1::LogAcknowledged*)> done) {

@@ -29,7 +29,7 @@ class TelemetryStore {
   // Called on the thread after a log has grown. Set before the first Store.
   void OnLog(std::function<void(const LogKey&)> on_log) { on_log_ = std::move(on_log); }
 
-  LogStore* logs() { return &logs_; }      // on the thread only
+  LogStore* logs() { return &logs_; }  // on the thread only
   PointStore* points() { return &points_; }
   Executor* thread() { return thread_; }
 
@@ -45,7 +45,7 @@ class TelemetryStore {
   const Clock* const clock_;
   CoordinatorMetrics* const metrics_;
   std::function<void(const LogKey&)> on_log_;
-  std::set<std::string> known_jobs_;       // at most kKnownJobsMax, then looked up again
+  std::set<std::string> known_jobs_;  // at most kKnownJobsMax, then looked up again
 };
 
 }  // namespace vlm::coordinator

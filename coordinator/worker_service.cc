@@ -18,7 +18,8 @@ class WorkerService::SessionReceiver final : public rpc::StreamReceiver {
   const uint64_t session_;
 };
 
-// A stream begins with the credit of Welcome; more is granted for what has been handled, so that a worker never has more under way than the store can take.
+// A stream begins with the credit of Welcome; more is granted for what has been handled, so that a worker never has
+// more under way than the store can take.
 class WorkerService::TelemetryReceiver final : public rpc::StreamReceiver {
  public:
   TelemetryReceiver(TelemetryStore* store, std::shared_ptr<rpc::Stream> stream)
@@ -62,10 +63,8 @@ WorkerService::WorkerService(DecisionLoop* loop, TelemetryStore* telemetry, Coor
 WorkerService::~WorkerService() = default;
 
 void WorkerService::Register(rpc::ServiceRegistry* registry) {
-  registry->streams["/vlm.v1.WorkerService/Session"] = [this](const rpc::CallContext&,
-                                                              std::shared_ptr<rpc::Stream> stream) {
-    return OpenSession(std::move(stream));
-  };
+  registry->streams["/vlm.v1.WorkerService/Session"] =
+      [this](const rpc::CallContext&, std::shared_ptr<rpc::Stream> stream) { return OpenSession(std::move(stream)); };
   registry->streams["/vlm.v1.WorkerService/ShipTelemetry"] =
       [this](const rpc::CallContext&, std::shared_ptr<rpc::Stream> stream) -> std::shared_ptr<rpc::StreamReceiver> {
     return std::make_shared<TelemetryReceiver>(telemetry_, std::move(stream));

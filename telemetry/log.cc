@@ -17,10 +17,14 @@ constexpr size_t kFieldBytesMax = 4096;  // longer values are cut: a line stays 
 
 spdlog::level::level_enum ToSpdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: return spdlog::level::err;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -45,9 +49,8 @@ Sink& TheSink() {
 }
 
 bool NeedsQuotes(std::string_view value) {
-  return value.empty() || std::any_of(value.begin(), value.end(), [](char c) {
-           return c <= ' ' || c == '"' || c == '\\' || c == '=' || c == 127;
-         });
+  return value.empty() || std::any_of(value.begin(), value.end(),
+                                      [](char c) { return c <= ' ' || c == '"' || c == '\\' || c == '=' || c == 127; });
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ enum class MetricType { kCounter, kGauge, kHistogram };
 enum class MetricHome { kCoordinator, kWorker };
 
 struct MetricInfo {
-  std::string_view name;                 // prefix vlm_, base unit last, counters end in _total
+  std::string_view name;  // prefix vlm_, base unit last, counters end in _total
   MetricType type = MetricType::kGauge;
   MetricHome home = MetricHome::kCoordinator;
   std::vector<std::string_view> labels;  // each with a bounded set of values

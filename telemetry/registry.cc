@@ -46,8 +46,7 @@ MetricRegistry::Impl::Impl() {
   refused_ = &metrics_["vlm_metric_series_refused_total"].counters->Add({});
 }
 
-MetricRegistry::Impl::Metric* MetricRegistry::Impl::Find(std::string_view name, MetricType type,
-                                                         const Labels& labels) {
+MetricRegistry::Impl::Metric* MetricRegistry::Impl::Find(std::string_view name, MetricType type, const Labels& labels) {
   const auto it = metrics_.find(name);
   VLM_CHECK(it != metrics_.end(), absl::StrCat("no such metric in the table: ", std::string(name)));
   VLM_CHECK(it->second.info->type == type, absl::StrCat("metric is of another type: ", std::string(name)));

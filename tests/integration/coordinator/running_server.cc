@@ -94,7 +94,9 @@ std::string GenerateJob(const std::string& name, int shards) {
   return absl::StrCat(
       "apiVersion: vlm/v1\n"
       "kind: TrainingJob\n"
-      "metadata: {name: ", name, "}\n"
+      "metadata: {name: ",
+      name,
+      "}\n"
       "spec:\n"
       "  seed: 7\n"
       "  stages:\n"
@@ -103,7 +105,9 @@ std::string GenerateJob(const std::string& name, int shards) {
       "      generate:\n"
       "        shard_samples: 16\n"
       "        splits:\n"
-      "          - {name: sentences, samples: ", 16 * shards, "}\n"
+      "          - {name: sentences, samples: ",
+      16 * shards,
+      "}\n"
       "        image: {min_size: 24, max_size: 30}\n");
 }
 

@@ -15,7 +15,7 @@ namespace vlm::coordinator {
 namespace {
 
 mode_t ModeOf(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   EXPECT_EQ(stat(path.c_str(), &info), 0) << path;
   return info.st_mode & 0777;
 }
@@ -29,24 +29,21 @@ TEST(CoordinatorSecurityTest, EveryMethodNeedsATokenOfItsRole) {
         .code();
   };
   constexpr auto kDenied = absl::StatusCode::kPermissionDenied;
-  for (const char* method : {"JobService/SubmitJob", "JobService/GetJob", "JobService/ListJobs",
-                             "JobService/CancelJob", "JobService/RetryJob", "JobService/QueryMetrics",
-                             "NodeService/ListNodes"}) {
+  for (const char* method : {"JobService/SubmitJob", "JobService/GetJob", "JobService/ListJobs", "JobService/CancelJob",
+                             "JobService/RetryJob", "JobService/QueryMetrics", "NodeService/ListNodes"}) {
     EXPECT_EQ(code(method, ""), absl::StatusCode::kUnauthenticated) << method;
     EXPECT_EQ(code(method, "worker"), kDenied) << method;
     EXPECT_NE(code(method, "user"), kDenied) << method;
   }
   for (const char* method : {"DataService/LeaseShards", "DataService/CommitShard", "DataService/FailShard",
-                             "DataService/ListShards", "CheckpointService/OpenAttempt",
-                             "CheckpointService/BeginStep", "CheckpointService/AddPart",
-                             "CheckpointService/CommitArtifact"}) {
+                             "DataService/ListShards", "CheckpointService/OpenAttempt", "CheckpointService/BeginStep",
+                             "CheckpointService/AddPart", "CheckpointService/CommitArtifact"}) {
     EXPECT_EQ(code(method, ""), absl::StatusCode::kUnauthenticated) << method;
     EXPECT_EQ(code(method, "user"), kDenied) << method;
     EXPECT_NE(code(method, "worker"), kDenied) << method;
   }
-  for (const char* method : {"CheckpointService/GetStep", "CheckpointService/ListSteps",
-                             "CheckpointService/GetLatest", "CheckpointService/VerifyStep",
-                             "CheckpointService/DeleteStep"}) {
+  for (const char* method : {"CheckpointService/GetStep", "CheckpointService/ListSteps", "CheckpointService/GetLatest",
+                             "CheckpointService/VerifyStep", "CheckpointService/DeleteStep"}) {
     EXPECT_EQ(code(method, ""), absl::StatusCode::kUnauthenticated) << method;
     EXPECT_NE(code(method, "user"), kDenied) << method;
     EXPECT_NE(code(method, "worker"), kDenied) << method;

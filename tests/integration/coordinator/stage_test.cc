@@ -134,9 +134,9 @@ TEST(CoordinatorStageTest, APoolRunsToItsArtifactAndIsSeenToDoSo) {
   const std::string scrape = telemetry::HttpGet(server.server()->metrics_address(), "/metrics");
   EXPECT_EQ(MetricValue(scrape, "vlm_jobs{state=\"succeeded\"}"), 1);
   EXPECT_EQ(MetricValue(before, "vlm_jobs{state=\"running\"}"), 1);
-  for (const char* counter : {"vlm_decisions_total", "vlm_goodput_seconds_total", "vlm_step_commits_total",
-                              "vlm_log_bytes_total", "vlm_points_total", "vlm_submit_seconds_count",
-                              "vlm_store_commit_seconds_count{durability=\"synced\"}"}) {
+  for (const char* counter :
+       {"vlm_decisions_total", "vlm_goodput_seconds_total", "vlm_step_commits_total", "vlm_log_bytes_total",
+        "vlm_points_total", "vlm_submit_seconds_count", "vlm_store_commit_seconds_count{durability=\"synced\"}"}) {
     EXPECT_GE(MetricValue(before, counter), 0) << counter << " is missing";
     if (std::string(counter) == "vlm_submit_seconds_count") continue;  // the submit came before both scrapes
     EXPECT_GT(MetricValue(scrape, counter), MetricValue(before, counter)) << counter << " did not move";

@@ -24,8 +24,8 @@ TEST(ExposerTest, AScrapeShowsTheRegistry) {
 
 TEST(ExposerTest, RefusesAddressesThatAreNotThisMachines) {
   MetricRegistry registry;
-  for (const char* address : {"0.0.0.0:0", "192.168.1.1:0", ":0", "[::]:0", "127.0.0.1", "127.0.0.1:70000", "127.x:0",
-                              "example.org:80"}) {
+  for (const char* address :
+       {"0.0.0.0:0", "192.168.1.1:0", ":0", "[::]:0", "127.0.0.1", "127.0.0.1:70000", "127.x:0", "example.org:80"}) {
     const absl::Status status = Exposer::Create(address, registry).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << address << ": " << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(address));

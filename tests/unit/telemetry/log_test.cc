@@ -14,9 +14,7 @@ TEST(LogTest, ValuesAreQuotedWhenTheyMustBe) {
   EXPECT_EQ(FormatLogLine("ended", {{"reason", "a\n\"b\"=c"}}), "ended reason=\"a\\n\\\"b\\\"=c\"");
 }
 
-TEST(LogTest, ALineIsBounded) {
-  EXPECT_LT(FormatLogLine("m", {{"value", std::string(1 << 20, 'x')}}).size(), 5000u);
-}
+TEST(LogTest, ALineIsBounded) { EXPECT_LT(FormatLogLine("m", {{"value", std::string(1 << 20, 'x')}}).size(), 5000u); }
 
 TEST(LogTest, LinesCarryTimeLevelAndProgramAndAreDroppedBelowTheLeastLevel) {
   testing::internal::CaptureStderr();

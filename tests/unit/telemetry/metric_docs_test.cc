@@ -1,11 +1,11 @@
-#include "telemetry/metric_table.h"
-
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <fstream>
 #include <set>
 #include <sstream>
+
+#include "telemetry/metric_table.h"
 
 namespace vlm::telemetry {
 namespace {
