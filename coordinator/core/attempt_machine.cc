@@ -223,6 +223,7 @@ void Coordinator::Core::TickAttempt(Stage* stage) {
       break;
     case v1::ATTEMPT_STATE_RUNNING:
       WatchForHangs(stage);
+      if (stage->record.pool() && now() >= attempt.fill_after && HasVacancy(*stage)) schedule_ = true;
       break;
     case v1::ATTEMPT_STATE_STOPPING:
       if (now() - attempt.stop_sent > options_.stop_grace + options_.resend) SendStops(stage);

@@ -169,18 +169,22 @@ void Coordinator::Core::SendRendezvous(Stage* stage, Worker* only) {
   }
 }
 
+// The record of a pool's attempt has `world` ranks: those that have ended are the vacancies.
+bool Coordinator::Core::HasVacancy(const Stage& stage) {
+  const auto& ranks = stage.attempt->record.ranks();
+  return std::any_of(ranks.begin(), ranks.end(), [](const v1::RankRecord& rank) { return rank.ended(); });
+}
+
 // A pool goes on with fewer ranks; a replacement gets a rank number of its own, so that a late report of the
 // lost rank is never taken for it.
 void Coordinator::Core::FillVacancies(Stage* stage) {
   Attempt& attempt = *stage->attempt;
   if (!stage->record.pool() || attempt.record.state() != v1::ATTEMPT_STATE_RUNNING || now() < attempt.fill_after ||
-      stage->shards.finished()) {
+      stage->shards.finished() || !HasVacancy(*stage)) {
     return;
   }
-  const auto held = std::count_if(attempt.record.ranks().begin(), attempt.record.ranks().end(),
-                                  [](const v1::RankRecord& rank) { return !rank.ended(); });
-  const int32_t vacant = attempt.record.world() - static_cast<int32_t>(held);
-  if (vacant <= 0) return;
+  const auto vacant = static_cast<int32_t>(std::count_if(attempt.record.ranks().begin(), attempt.record.ranks().end(),
+                                                         [](const v1::RankRecord& rank) { return rank.ended(); }));
   const PlacementWish wish{1, vacant, stage->job->record.device()};
   AskRootsFor(*stage->job);
   const PlacementDecision placement = DecidePlacement(wish, Offers(*stage->job));

@@ -111,6 +111,8 @@ absl::Status Coordinator::Core::LinkRows() {
       ledger_.stages[uid] = stage.get();
       job->stages.push_back(std::move(stage));
     }
+    const v1::JobState state = job->record.state();
+    if (state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_CANCELLED) DropSpecs(job.get());
   }
   if (!restoring_.empty()) return Contradiction("rows of a stage without a job", restoring_.begin()->first);
   return absl::OkStatus();
@@ -184,7 +186,7 @@ Outputs Coordinator::Core::Handle(Now now, const Input& input) {
 }
 
 absl::Duration Coordinator::Core::NextWake() const {
-  const bool pending = !workers_.all().empty() || !ledger_.busy.empty() || !roots_.empty();
+  const bool pending = !workers_.all().empty() || !ledger_.busy.empty() || root_waiting_;
   return pending ? last_tick_ + options_.tick : absl::InfiniteDuration();
 }
 
@@ -212,7 +214,7 @@ void Coordinator::Core::OnTime() {
     TickBackoff(stage);
     TickAttempt(stage);
   }
-  for (auto& [root, nonce] : roots_) AskRoot(root);
+  TickRoots();
 }
 
 }  // namespace vlm::coordinator

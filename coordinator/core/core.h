@@ -63,6 +63,7 @@ class Coordinator::Core {
   absl::Status CheckSubmit(const SubmitJob& input) const;
   Job* MakeJob(const SubmitJob& input);
   void MakeStage(const spec::Stage& from, int32_t index, Job* job);
+  static void DropSpecs(Job* job);
   void DeriveJob(Job* job);         // state and reason from intent and stages
   v1::JobState DerivedState(const Job& job) const;
 
@@ -90,6 +91,7 @@ class Coordinator::Core {
   void OnReady(Stage* stage);       // an endpoint was posted
   void SendRendezvous(Stage* stage, Worker* only);
   void FillVacancies(Stage* stage);
+  static bool HasVacancy(const Stage& stage);
 
   // attempt_machine.cc
   void Fire(Stage* stage, AttemptEvent event, std::string reason);
@@ -136,6 +138,7 @@ class Coordinator::Core {
   void Schedule();
   std::vector<NodeOffer> Offers(const Job& job) const;
   void AskRootsFor(const Job& job);
+  void TickRoots();
 
   // pool_calls.cc
   void On(const LeaseShards& input);
@@ -157,6 +160,8 @@ class Coordinator::Core {
   std::map<std::string, uint64_t> restarts_;
   std::string head_;                // "job/stage" that waits for what is running: those behind wait for it
   size_t live_jobs_ = 0;            // not final
+  bool root_waiting_ = false;       // a stage waits for a worker to see its artifacts
+  absl::Duration root_look_;
   bool workers_changed_ = false;    // parked stages are looked at again
   bool schedule_ = false;           // capacity, the queue or a root check changed
   absl::Duration last_handle_;

@@ -260,6 +260,14 @@ v1::JobState Coordinator::Core::DerivedState(const Job& job) const {
   return job.record.attempted() ? v1::JOB_STATE_RUNNING : v1::JOB_STATE_PENDING;
 }
 
+// No stage of this job runs again: what only an attempt needs need not fill the memory.
+void Coordinator::Core::DropSpecs(Job* job) {
+  for (const auto& stage : job->stages) {
+    stage->spec_json.clear();
+    stage->spec_json.shrink_to_fit();
+  }
+}
+
 void Coordinator::Core::DeriveJob(Job* job) {
   const v1::JobState state = DerivedState(*job);
   if (state == job->record.state()) return;
@@ -275,6 +283,7 @@ void Coordinator::Core::DeriveJob(Job* job) {
   job->record.set_state(state);
   job->record.set_reason(reason);
   if (IsFinal(state)) *job->record.mutable_ended_at() = Timestamp(ledger_.now.wall);
+  if (state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_CANCELLED) DropSpecs(job);
   ledger_.Touch(*job);
   ledger_.Event(job, nullptr, absl::StrCat("job.", Word(state)), reason);
 }

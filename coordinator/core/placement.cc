@@ -9,6 +9,7 @@ namespace {
 
 // An asked worker that says nothing for so long does not hold up the others.
 constexpr absl::Duration kRootAnswerMax = absl::Seconds(10);
+constexpr absl::Duration kRootLook = absl::Seconds(5);
 
 }  // namespace
 
@@ -17,8 +18,9 @@ void Coordinator::Core::Schedule() {
   if (workers_changed_) queue_.Unpark();
   workers_changed_ = false;
   head_.clear();
-  const std::vector<QueueKey> ready(queue_.ready().begin(), queue_.ready().end());
-  for (const QueueKey& key : ready) {
+  // Each turn takes its stage out of the ready ones, or ends the loop.
+  while (!queue_.ready().empty()) {
+    const QueueKey key = *queue_.ready().begin();
     Stage* stage = ledger_.stages.at(key.stage_uid);
     AskRootsFor(*stage->job);
     const PlacementWish wish{stage->record.ranks_min(), stage->record.ranks_max(), stage->job->record.device()};
@@ -27,14 +29,14 @@ void Coordinator::Core::Schedule() {
       OpenAttempt(stage, decision);
       continue;
     }
+    stage->record.set_reason(decision.reason);
     if (stage->wait_kind != decision.kind) {
+      // Stored when the kind changes only: numbers in the text change with every worker, for every stage.
+      stage->wait_kind = decision.kind;
+      ledger_.Touch(*stage);
       ledger_.Event(stage->job, stage, "stage.waiting", decision.reason);
     }
-    stage->wait_kind = decision.kind;
-    if (stage->record.reason() != decision.reason) {
-      stage->record.set_reason(decision.reason);
-      ledger_.Touch(*stage);
-    }
+    root_waiting_ = root_waiting_ || decision.kind == "root";
     if (decision.reserve) {
       head_ = absl::StrCat(stage->record.job_id(), "/", stage->record.name());
       break;
@@ -48,6 +50,14 @@ void Coordinator::Core::Schedule() {
     Stage* stage = ledger_.stages.at(uid);
     if (stage->record.state() == v1::STAGE_STATE_ACTIVE) FillVacancies(stage);
   }
+}
+
+// Root checks end by time, too: an answer that does not come, a new question after a failure.
+void Coordinator::Core::TickRoots() {
+  if (!root_waiting_ || now() - root_look_ < kRootLook) return;
+  root_look_ = now();
+  root_waiting_ = false;
+  workers_changed_ = schedule_ = true;
 }
 
 std::vector<NodeOffer> Coordinator::Core::Offers(const Job& job) const {
