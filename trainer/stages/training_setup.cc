@@ -121,7 +121,7 @@ absl::Status LoadResume(const StageContext& context, train::ParameterStore* stor
   const std::string& folder = context.assignment->resume_folder;
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> weights, FolderSource::Open(context.files, folder));
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> optimizer,
-                       FolderSource::OpenFiles(context.files, folder, "optimizer-"));
+                       FolderSource::OpenFiles(context.files, folder, "optimizer"));
   VLM_ASSIGN_OR_RETURN(const std::string json, ReadFile(context.files, folder + "/optimizer.json", uint64_t{1} << 30));
   return Annotate(train::LoadState(weights.get(), optimizer.get(), json, store), "state of " + folder);
 }
@@ -255,6 +255,7 @@ absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const M
                          .final_fraction = settings.schedule.final_ratio};
   options.clip_norm = settings.clip;
   options.label_smoothing = settings.label_smoothing;
+  options.vocabulary = config.text.vocab_size;
   options.plan.recompute = settings.recompute;
   VLM_ASSIGN_OR_RETURN(parts.step, train::TrainingStep::Create(options, parts.store.get(), context.clock));
   return parts;

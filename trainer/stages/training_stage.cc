@@ -65,6 +65,8 @@ class TrainingRun {
         settings_(context.stage->training()),
         writer_(context.files, context.checkpoints, context.clock, {}) {}
 
+  ~TrainingRun() { context_.link->WatchCollective(nullptr); }  // the heartbeat outlives the collective
+
   absl::Status Run() {
     VLM_RETURN_IF_ERROR(SetUp());
     context_.link->SetPhase(Phase::kStep);
