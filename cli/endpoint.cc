@@ -20,11 +20,11 @@ absl::StatusOr<std::string> AddressFromStateDir(FileSystem* files, const std::st
   }
   if (!text.ok()) return text.status();
   const nlohmann::json json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() || !json.contains("grpc") || !json["grpc"].is_string()) {
+  if (!json.is_object() || !json.contains("address") || !json["address"].is_string()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("expected {\"grpc\": ADDRESS, ...}; is this the coordinator's file? ", path));
+        absl::StrCat("expected {\"address\": ADDRESS, ...}; is this the coordinator's file? ", path));
   }
-  return json["grpc"].get<std::string>();
+  return json["address"].get<std::string>();
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 
 namespace vlm::cli {
 
-// In the coordinator's state folder: {"grpc": ADDRESS, "metrics": ADDRESS}, and the users' token.
+// In the coordinator's state folder: {"address": ADDRESS, "metrics_address": ADDRESS, ...}, and the users' token.
 inline constexpr char kCoordinatorFile[] = "coordinator.json";
 inline constexpr char kUserTokenFile[] = "user.token";
 

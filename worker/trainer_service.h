@@ -36,7 +36,7 @@ class TrainerService {
   rpc::ServiceRegistry Registry();
 
   // A rank may attach and call with `token` from now on, until Forget.
-  void Expect(const RankKey& rank, std::string token, std::string stage_uid);
+  void Expect(const RankKey& rank, std::string token, std::string stage_uid, bool pool);
   void Forget(const RankKey& rank);
   void Send(const RankKey& rank, const v1::AttachResponse& message);  // dropped when it is not attached
 
@@ -44,6 +44,7 @@ class TrainerService {
   struct Rank {
     std::string token;
     std::string stage_uid;
+    bool pool = false;
     std::shared_ptr<rpc::Stream> stream;  // of the newest Attach
     uint64_t attach = 0;                  // its number
   };

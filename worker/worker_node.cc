@@ -295,7 +295,7 @@ class WorkerNode::Impl {
       Feed(RankSpawnFailed{spawn.rank, ready.ToString()});
       return;
     }
-    trainers_->Expect(spawn.rank, *token, spawn.spec.stage_uid());
+    trainers_->Expect(spawn.rank, *token, spawn.spec.stage_uid(), spawn.spec.pool());
     Running& running = running_[spawn.rank];
     running.labels = {.job_id = spawn.spec.job_id(),
                       .stage = spawn.spec.stage(),
