@@ -197,16 +197,14 @@ class Commands {
   absl::Duration timeout_ = absl::InfiniteDuration();
 };
 
-// The command a person may have meant, for the first word that is none.
-std::string Suggestion(const std::vector<std::string>& arguments) {
-  Commands known;
-  std::vector<std::string> names;
-  for (const CLI::App* const verb : known.app().get_subcommands({})) names.push_back(verb->get_name());
-  for (const std::string& argument : arguments) {
-    if (argument.starts_with("-")) continue;
-    if (std::find(names.begin(), names.end(), argument) != names.end()) return "";
-    const std::string nearest = spec::Nearest(argument, names);
-    return nearest.empty() ? "" : absl::StrCat("did you mean `vlmctl ", nearest, "`?");
+// The first word that stands where a command must and is none; empty when there is no such word.
+std::string UnknownCommand(const std::vector<std::string>& arguments, const std::vector<std::string>& commands) {
+  const std::vector<std::string> with_value = {"--state-dir", "--coordinator", "--token-file", "-o", "--output"};
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const bool skips_next = std::find(with_value.begin(), with_value.end(), arguments[i]) != with_value.end();
+    if (skips_next) ++i;
+    if (skips_next || arguments[i].starts_with("-")) continue;
+    return std::find(commands.begin(), commands.end(), arguments[i]) == commands.end() ? arguments[i] : "";
   }
   return "";
 }
@@ -219,9 +217,15 @@ int ReportParseError(const World& world, Commands* commands, const std::vector<s
     world.terminal->Write(out.str());
     return static_cast<int>(ExitCode::kOk);
   }
-  world.terminal->Error(absl::StrCat("vlmctl: ", error.what()));
-  const std::string suggestion = Suggestion(arguments);
-  world.terminal->Error(suggestion.empty() ? "`vlmctl --help` lists commands and options" : suggestion);
+  std::vector<std::string> names;
+  for (const CLI::App* const verb : commands->app().get_subcommands([](CLI::App*) { return true; })) {
+    names.push_back(verb->get_name());
+  }
+  const std::string unknown = UnknownCommand(arguments, names);
+  const std::string nearest = unknown.empty() ? "" : spec::Nearest(unknown, names);
+  world.terminal->Error(absl::StrCat("vlmctl: ", unknown.empty() ? error.what() : "no such command: " + unknown));
+  world.terminal->Error(nearest.empty() ? "`vlmctl --help` lists commands and options"
+                                        : absl::StrCat("did you mean `vlmctl ", nearest, "`?"));
   return static_cast<int>(ExitCode::kUsage);
 }
 

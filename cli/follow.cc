@@ -90,10 +90,13 @@ absl::StatusOr<WatchEnd> WatchToEnd(const Context& context, const std::string& j
 
 VerbResult FollowJob(const Context& context, const std::string& job_id) {
   FollowView view;
+  v1::Job submitted;  // all that is known until the coordinator tells more
+  submitted.set_job_id(job_id);
+  submitted.set_state(v1::JOB_STATE_PENDING);
+  view.SetJob(std::move(submitted));
   absl::Duration drawn_at = -absl::InfiniteDuration();
   const auto draw = [&] {
     const absl::Duration now = context.clock->Monotonic();
-    if (view.job().job_id().empty()) return;  // not seen yet
     if (!context.terminal->interactive()) {
       for (const std::string& line : view.TakePlainLines(context.clock->Wall(), now)) context.terminal->Line(line);
     } else if (now - drawn_at >= kTick || IsFinal(view.job().state())) {

@@ -63,6 +63,9 @@ VerbResult PrintMessage(const Context& context, const google::protobuf::Message&
 VerbResult Submit(const Context& context, const SubmitArguments& arguments) {
   std::optional<std::string> composed = ComposeOrExplain(context, arguments.file, arguments.overrides);
   if (!composed) return ExitCode::kInvalidJobFile;
+  // What is wrong with an option or a token is not the job file's fault.
+  const absl::Status reachable = context.service->channel().status();
+  if (!reachable.ok() && !absl::IsUnavailable(reachable)) return reachable;
   const absl::StatusOr<std::string> job_id = Send(context, arguments, *std::move(composed));
   if (absl::IsInvalidArgument(job_id.status())) {
     context.terminal->Error(absl::StrCat(arguments.file, ": the coordinator refuses the job: ",

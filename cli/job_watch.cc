@@ -42,6 +42,8 @@ WatchItem JobWatch::Broken(absl::Status status) {
     open_at_ = absl::InfiniteDuration();
     return item;
   }
+  // The cursor is of another store (restored from a backup, say): from the first event again.
+  if (absl::IsFailedPrecondition(status)) cursor_.clear();
   open_at_ = service_->clock()->Monotonic() + backoff_;
   backoff_ = std::min(2 * backoff_, kBackoffMax);
   if (away_) return item;

@@ -32,7 +32,8 @@ struct WatchItem {
 // One thread at a time.
 class JobWatch {
  public:
-  // From the job's first event. `service` must outlive the watch.
+  // From the job's first event; again from it when the coordinator's store is another one than before. `service` must
+  // outlive the watch.
   JobWatch(Service* service, std::string job_id);
   ~JobWatch();
 

@@ -71,23 +71,18 @@ class LogTail {
     }
     const uint64_t expected = request_.offset();
     if (response.offset() > expected) {
-      context_.terminal->Error(absl::StrCat("... ", response.offset() - expected, " bytes are not kept any more ..."));
+      context_.terminal->Error(absl::StrCat("... ", response.offset() - expected, " bytes are not kept ..."));
     }
     std::string_view data = response.data();
     // A part that was seen before the stream broke is not shown twice.
     if (response.offset() < expected) data.remove_prefix(std::min<size_t>(data.size(), expected - response.offset()));
     context_.terminal->Write(data);
     request_.set_offset(std::max<uint64_t>(expected, response.offset() + response.data().size()));
-    if (response.dropped_bytes() > dropped_) {
-      context_.terminal->Error(absl::StrCat("... ", response.dropped_bytes() - dropped_, " bytes were dropped ..."));
-      dropped_ = response.dropped_bytes();
-    }
     return absl::OkStatus();
   }
 
   const Context& context_;
   v1::TailLogsRequest request_;  // offset: of the next byte
-  uint64_t dropped_ = 0;
   std::shared_ptr<StreamInbox> inbox_;
   std::unique_ptr<rpc::Stream> stream_;
   absl::Duration heard_at_;

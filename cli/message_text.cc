@@ -27,8 +27,10 @@ void Emit(const nlohmann::ordered_json& json, YAML::Emitter* out) {
     *out << YAML::EndSeq;
   } else if (json.is_string()) {
     *out << YAML::DoubleQuoted << json.get<std::string>();
+  } else if (json.is_null()) {
+    *out << YAML::Null;
   } else {
-    *out << json.dump();  // numbers, true, false and null read the same in YAML
+    *out << json.dump();  // numbers, true and false read the same in YAML
   }
 }
 
