@@ -54,7 +54,7 @@ void PersistentStream::Open() {
 bool PersistentStream::Send(std::string message) {
   if (stream_ == nullptr) return false;
   if (stream_->Send(std::move(message))) return true;
-  OnClosed(generation_, absl::ResourceExhaustedError("the coordinator does not read " + method_));
+  OnClosed(generation_, absl::UnavailableError("the stream is broken, or the coordinator does not read it"));
   return false;
 }
 

@@ -52,7 +52,9 @@ v1::Hello Worker::Core::MakeHello() {
 }
 
 void Worker::Core::On(const SessionLost& lost) {
-  if (session_ != Session::kDown) Out(Note{"session with the coordinator ended: " + lost.reason});
+  // Once: while the coordinator is away this comes twice a second.
+  if (!loss_noted_) Out(Note{"no session with the coordinator: " + lost.reason});
+  loss_noted_ = true;
   session_ = Session::kDown;
 }
 
@@ -99,6 +101,7 @@ void Worker::Core::OnWelcome(const v1::Welcome& welcome) {
   std::set<std::pair<std::string, uint64_t>> allowed;
   for (const v1::AllowedAttempt& attempt : welcome.allowed()) allowed.emplace(attempt.attempt_id(), attempt.fence());
   session_ = Session::kReconciling;
+  loss_noted_ = false;
   for (auto it = ranks_.begin(); it != ranks_.end(); ++it) {
     HeldRank& rank = it->second;
     if (allowed.contains({rank.key.attempt_id, rank.key.fence})) continue;
