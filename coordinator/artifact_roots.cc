@@ -23,7 +23,9 @@ ArtifactRoots::ArtifactRoots(FileSystem* files, std::vector<std::string> allowed
 
 absl::Status ArtifactRoots::CheckText(const std::string& folder) const {
   bool plain = folder.starts_with("/");
-  for (const absl::string_view part : absl::StrSplit(folder, '/')) plain = plain && part != "." && part != "..";
+  for (const absl::string_view part : absl::StrSplit(folder.substr(plain ? 1 : 0), '/')) {
+    plain = plain && !part.empty() && part != "." && part != "..";
+  }
   for (const std::string& root : allowed_) {
     if (plain && IsAtOrBeneath(folder, root)) return absl::OkStatus();
   }

@@ -16,7 +16,7 @@ class ArtifactRoots {
   // `allowed` are absolute folders that exist. `store_uuid` (hex) names this coordinator's nonce files.
   ArtifactRoots(FileSystem* files, std::vector<std::string> allowed, std::string store_uuid);
 
-  // Of the text alone: OK when `folder` is absolute, has no "." or ".." part, and lies at or beneath an allowed
+  // Of the text alone: OK when `folder` is absolute, has no empty, "." or ".." part, and lies at or beneath an allowed
   // root; INVALID_ARGUMENT, naming the allowed ones, else.
   absl::Status CheckText(const std::string& folder) const;
 

@@ -1,5 +1,6 @@
 #include "coordinator/server.h"
 
+#include <filesystem>
 #include <utility>
 #include <variant>
 
@@ -49,6 +50,13 @@ std::vector<std::string> StoreFamilies() {
   families.emplace_back(kShellFamily);
   families.emplace_back(kPointFamily);
   return families;
+}
+
+// Without "//", "/./", "/../" and a slash at the end: jobs and workers compare roots as text.
+std::string Tidy(const std::string& path) {
+  std::string tidy = std::filesystem::path(path).lexically_normal().string();
+  if (tidy.size() > 1 && tidy.ends_with("/")) tidy.pop_back();
+  return tidy;
 }
 
 bool ChoosesPort(const std::string& address) { return address.ends_with(":0"); }
@@ -101,9 +109,8 @@ class Server::Impl {
       return absl::InvalidArgumentError("at least one --artifact-root is needed: jobs write beneath it");
     }
     for (const std::string& root : options_.artifact_roots) {
-      if (!root.starts_with("/") || (root.size() > 1 && root.ends_with("/"))) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("--artifact-root must be an absolute path without a slash at its end, got: ", root));
+      if (!root.starts_with("/")) {
+        return absl::InvalidArgumentError(absl::StrCat("--artifact-root must be an absolute path, got: ", root));
       }
       VLM_RETURN_IF_ERROR(MakeDirectories(files_, root));
     }
@@ -291,6 +298,7 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Create(ServerOptions options) {
+  for (std::string& root : options.artifact_roots) root = Tidy(root);
   auto impl = std::make_unique<Impl>(std::move(options));
   VLM_RETURN_IF_ERROR(impl->Start());
   return std::unique_ptr<Server>(new Server(std::move(impl)));

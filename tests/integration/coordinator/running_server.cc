@@ -35,7 +35,7 @@ absl::StatusOr<std::string> Inbox::Next() {
 }
 
 RunningServer::RunningServer(const std::string& name)
-    : folder_(testing::TempDir() + "/vlm-coordinator-" + name + "-" +
+    : folder_(testing::TempDir() + "vlm-coordinator-" + name + "-" +
               std::to_string(testing::UnitTest::GetInstance()->random_seed()) + "-" + std::to_string(getpid())) {
   options_.state_dir = folder_ + "/state";
   options_.artifact_roots = {folder_ + "/artifacts"};

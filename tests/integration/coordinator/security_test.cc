@@ -98,6 +98,13 @@ TEST(CoordinatorSecurityTest, OnlyThisMachinesAddressesAndAbsoluteFoldersAreServ
   RunningServer relative("relative");
   relative.options().state_dir = "state";
   EXPECT_TRUE(absl::IsInvalidArgument(relative.Start()));
+  RunningServer untidy("untidy");
+  const std::string root = untidy.options().artifact_roots[0];
+  untidy.options().artifact_roots = {untidy.folder() + "//./artifacts/"};
+  ASSERT_TRUE(untidy.Start().ok());
+  const absl::StatusOr<std::string> id = untidy.Submit(GenerateJob("tidy"), "r");
+  ASSERT_TRUE(id.ok()) << id.status();
+  EXPECT_EQ(untidy.GetJob(*id).artifacts(), root);
   RunningServer rootless("rootless");
   rootless.options().artifact_roots.clear();
   EXPECT_TRUE(absl::IsInvalidArgument(rootless.Start()));
