@@ -233,7 +233,8 @@ absl::Status CheckFormat(const Commands& commands, const Commands::Verb& verb) {
   if (commands.format() == OutputFormat::kTable) return absl::OkStatus();
   if (!verb.formats) return absl::InvalidArgumentError("-o json and -o yaml do not apply to " + verb.app->get_name());
   if (verb.app->get_name() != "submit") return absl::OkStatus();
-  if (commands.submit().follow) return absl::InvalidArgumentError("--follow is for people: leave out -o, or use `wait -o`");
+  if (commands.submit().follow)
+    return absl::InvalidArgumentError("--follow is for people: leave out -o, or use `wait -o`");
   if (commands.submit().quiet) return absl::InvalidArgumentError("-q and -o exclude each other");
   return absl::OkStatus();
 }

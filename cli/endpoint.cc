@@ -44,7 +44,8 @@ absl::StatusOr<Endpoint> ResolveEndpoint(FileSystem* files, const EndpointOption
   VLM_RETURN_IF_ERROR(rpc::ParseAddress(endpoint.address).status());
 
   std::string token_file = options.token_file;
-  if (token_file.empty() && !options.state_dir.empty()) token_file = absl::StrCat(options.state_dir, "/", kUserTokenFile);
+  if (token_file.empty() && !options.state_dir.empty())
+    token_file = absl::StrCat(options.state_dir, "/", kUserTokenFile);
   if (token_file.empty()) token_file = options.environment_token_file;
   if (token_file.empty()) {
     return absl::InvalidArgumentError(

@@ -158,7 +158,8 @@ std::string FollowView::Summary(absl::Time wall) const {
   }
   text += table.ToString(0);  // folders are there to be copied: never cut
   for (const v1::Stage& stage : job_.stages()) {
-    if (stage.state() == v1::STAGE_STATE_FAILED) absl::StrAppend(&text, "\n", stage.name(), " failed: ", stage.reason());
+    if (stage.state() == v1::STAGE_STATE_FAILED)
+      absl::StrAppend(&text, "\n", stage.name(), " failed: ", stage.reason());
   }
   if (text.back() != '\n') text += '\n';
   const std::vector<std::string> next = NextCommands(job_);

@@ -50,7 +50,8 @@ std::string StageTable(const v1::Job& job, const ViewOptions& options) {
   for (const v1::Stage& stage : job.stages()) {
     const v1::Progress& progress = stage.progress();
     table.Add({stage.name(), stage.kind(), Word(stage.state()), DoneText(stage),
-               progress.loss() != 0 ? HumanLoss(progress.loss()) : "", stage.world() > 0 ? absl::StrCat(stage.world()) : "",
+               progress.loss() != 0 ? HumanLoss(progress.loss()) : "",
+               stage.world() > 0 ? absl::StrCat(stage.world()) : "",
                stage.restarts() > 0 ? absl::StrCat(stage.restarts()) : "", DurationText(stage, options.now),
                progress.has_left() ? HumanDuration(FromProto(progress.left())) : "", stage.reason()});
   }
@@ -203,7 +204,8 @@ std::string NodeListText(const v1::ListNodesResponse& nodes, const ViewOptions& 
   for (const v1::Node& node : nodes.nodes()) {
     const std::string kind = node.devices().empty() ? "" : Word(node.devices(0).kind());
     std::string attempts;
-    for (const std::string& attempt : node.attempts()) absl::StrAppend(&attempts, attempts.empty() ? "" : ", ", attempt);
+    for (const std::string& attempt : node.attempts())
+      absl::StrAppend(&attempts, attempts.empty() ? "" : ", ", attempt);
     table.Add({node.node_id(), node.hostname(), Word(node.state()), absl::StrCat(node.devices_size(), " ", kind),
                absl::StrCat(node.slots_free()), HumanBytes(node.disk_free_bytes()),
                node.has_last_beat() ? HumanAgo(FromProto(node.last_beat()), options.now) : "", node.build(), attempts});

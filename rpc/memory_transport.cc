@@ -344,8 +344,8 @@ class MemoryChannel final : public Channel {
   }
 
   void Call(std::string_view method, std::string request, const CallOptions& options, Done done) override {
-    auto call = std::make_shared<MemoryCall>(std::string(method), std::move(request), Context(options, options.deadline),
-                                             std::move(done));
+    auto call = std::make_shared<MemoryCall>(std::string(method), std::move(request),
+                                             Context(options, options.deadline), std::move(done));
     Remember(&calls_, call);
     core_->Call(std::move(call), options);
   }

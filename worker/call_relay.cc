@@ -36,15 +36,16 @@ void CallRelay::Forward(std::string method, std::string request, absl::Duration 
     return;
   }
   ++forwarded_;
-  Attempt(std::make_shared<Try>(Try{.method = std::move(method),
-                                    .request = std::move(request),
-                                    .end = parts_.clock->Monotonic() + deadline,
-                                    .done =
-                                        [this, done = std::move(done)](absl::StatusOr<std::string> answer) {
-                                          --forwarded_;
-                                          done(std::move(answer));
-                                        },
-                                    .backoff = rpc::Backoff(kBackoffMin, kBackoffMax, parts_.jitter.Derive(++calls_))}));
+  Attempt(
+      std::make_shared<Try>(Try{.method = std::move(method),
+                                .request = std::move(request),
+                                .end = parts_.clock->Monotonic() + deadline,
+                                .done =
+                                    [this, done = std::move(done)](absl::StatusOr<std::string> answer) {
+                                      --forwarded_;
+                                      done(std::move(answer));
+                                    },
+                                .backoff = rpc::Backoff(kBackoffMin, kBackoffMax, parts_.jitter.Derive(++calls_))}));
 }
 
 void CallRelay::Attempt(std::shared_ptr<Try> attempt) {

@@ -136,7 +136,8 @@ void AddOptions(CLI::App* app, Flags* flags) {
   app->add_option("--trainer", flags->trainer, "Path of vlm-trainer (default: beside this program)");
   app->add_option("--cpu-slots", flags->cpu_slots, "Offer this many CPU slots instead of GPUs")
       ->check(CLI::Range(1, 1024));
-  app->add_option("--threads-per-slot", flags->threads_per_slot, "Compute threads of a rank")->check(CLI::Range(1, 1024));
+  app->add_option("--threads-per-slot", flags->threads_per_slot, "Compute threads of a rank")
+      ->check(CLI::Range(1, 1024));
   app->add_option("--cpus", flags->cpus, "Processors that ranks may use, as numbers separated by commas")
       ->delimiter(',')
       ->check(CLI::Range(0, 1023));

@@ -35,7 +35,8 @@ class PersistentStream::Receiver final : public rpc::StreamReceiver {
   const uint64_t generation_;
 };
 
-PersistentStream::PersistentStream(rpc::Channel* channel, std::shared_ptr<Executor> executor, std::string method, RngKey jitter, Callbacks callbacks)
+PersistentStream::PersistentStream(rpc::Channel* channel, std::shared_ptr<Executor> executor, std::string method,
+                                   RngKey jitter, Callbacks callbacks)
     : channel_(channel),
       executor_(std::move(executor)),
       method_(std::move(method)),

@@ -22,7 +22,8 @@ class PersistentStream {
     std::function<void(std::string reason)> lost;  // `opened` follows after a backoff of 50 to 500 ms
   };
   // `channel` must outlive the stream.
-  PersistentStream(rpc::Channel* channel, std::shared_ptr<Executor> executor, std::string method, RngKey jitter, Callbacks callbacks);
+  PersistentStream(rpc::Channel* channel, std::shared_ptr<Executor> executor, std::string method, RngKey jitter,
+                   Callbacks callbacks);
   ~PersistentStream();
   PersistentStream(const PersistentStream&) = delete;
   PersistentStream& operator=(const PersistentStream&) = delete;

@@ -103,7 +103,8 @@ absl::Status StateDir::Lock() {
                                     std::string(text.data()) + "; give each worker its own --state-dir");
   }
   const std::string pid = std::to_string(getpid());
-  if (ftruncate(lock_, 0) != 0 || pwrite(lock_, pid.data(), pid.size(), 0) < 0) return ErrnoStatus(errno, "write " + path);
+  if (ftruncate(lock_, 0) != 0 || pwrite(lock_, pid.data(), pid.size(), 0) < 0)
+    return ErrnoStatus(errno, "write " + path);
   return absl::OkStatus();
 }
 

@@ -123,7 +123,8 @@ void TelemetryShipper::DoBegin(const RankKey& key, const RankLabels& labels) {
   rank.ended = false;
   if (rank.log != nullptr) return;  // a pool's rank started again: its log goes on
   absl::StatusOr<std::unique_ptr<RankLog>> log = RankLog::Create(rank.folder);
-  const Json about = {{"job_id", labels.job_id}, {"stage", labels.stage}, {"fence", labels.fence}, {"rank", labels.rank}};
+  const Json about = {
+      {"job_id", labels.job_id}, {"stage", labels.stage}, {"fence", labels.fence}, {"rank", labels.rank}};
   absl::Status status = log.status();
   if (status.ok()) status = WriteFileDurably(PosixFileSystem(), rank.folder + kAbout, about.dump());
   if (!status.ok()) {
@@ -271,7 +272,8 @@ void TelemetryShipper::DropFinished() {
   size_t waiting = 0;
   for (auto it = ranks_.begin(); it != ranks_.end();) {
     Rank& rank = it->second;
-    const bool done = rank.ended && rank.points.empty() && (rank.log == nullptr || rank.acknowledged >= rank.log->size());
+    const bool done =
+        rank.ended && rank.points.empty() && (rank.log == nullptr || rank.acknowledged >= rank.log->size());
     if (!done) {
       waiting += rank.ended ? 1 : 0;
       ++it;

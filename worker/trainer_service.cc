@@ -98,7 +98,8 @@ TrainerService::TrainerService(std::shared_ptr<Executor> executor, CallRelay* re
 TrainerService::~TrainerService() { *self_ = nullptr; }
 
 void TrainerService::Expect(const RankKey& rank, std::string token, std::string stage_uid, bool pool) {
-  ranks_[rank] = {.token = std::move(token), .stage_uid = std::move(stage_uid), .pool = pool, .stream = nullptr, .attach = 0};
+  ranks_[rank] = {
+      .token = std::move(token), .stage_uid = std::move(stage_uid), .pool = pool, .stream = nullptr, .attach = 0};
 }
 
 void TrainerService::Forget(const RankKey& rank) {

@@ -91,7 +91,8 @@ absl::Status Coordinator::Core::AddRow(std::string_view family, std::string_view
   VLM_CHECK(family == kShardFamily, "AddRow takes rows of RestoredFamilies()");
   v1::ShardRecord record;
   status = Parse(family, key, value, &record);
-  if (status.ok()) stage->shards.Restore(static_cast<uint32_t>(DecodeU64(std::string(4, '\0') + id.substr(uid.size()))), record);
+  if (status.ok())
+    stage->shards.Restore(static_cast<uint32_t>(DecodeU64(std::string(4, '\0') + id.substr(uid.size()))), record);
   return status;
 }
 

@@ -98,7 +98,8 @@ void Explain(const PlacementWish& wish, v1::DeviceKind kind, const Survey& surve
                                     absl::StrJoin(survey.problems, "; "));
   } else {
     decision->kind = "workers";
-    decision->reason = absl::StrCat(need, ", workers offer ", survey.offered, ": start more workers or lower ranks.min");
+    decision->reason =
+        absl::StrCat(need, ", workers offer ", survey.offered, ": start more workers or lower ranks.min");
   }
 }
 

@@ -296,7 +296,8 @@ void Coordinator::Core::FailStage(Stage* stage, v1::FailureClass failure, const 
   backoff->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(decision.wait - absl::Seconds(backoff->seconds()))));
   stage->backoff_until = now() + decision.wait;
   Fire(stage, StageEvent::kFailedRetry,
-       absl::StrCat(what, "; ", decision.reason, " in ", absl::FormatDuration(absl::Trunc(decision.wait, absl::Milliseconds(1)))));
+       absl::StrCat(what, "; ", decision.reason, " in ",
+                    absl::FormatDuration(absl::Trunc(decision.wait, absl::Milliseconds(1)))));
   TickBackoff(stage);
 }
 

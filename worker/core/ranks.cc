@@ -154,7 +154,8 @@ void Worker::Core::On(const RankSpawnFailed& failed) {
   HeldRank* rank = Find(failed.rank);
   if (rank == nullptr || !rank->spawning) return;
   rank->spawning = false;
-  Finished(rank, {.exit_code = kExitCrash, .ending = rank->ending}, "its process could not be started: " + failed.error);
+  Finished(rank, {.exit_code = kExitCrash, .ending = rank->ending},
+           "its process could not be started: " + failed.error);
 }
 
 void Worker::Core::On(const RankReaped& reaped) {
