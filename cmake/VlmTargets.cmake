@@ -3,8 +3,6 @@
 # One target per architectural module; allowed arrows are data in cmake/arrows.json and tests/tidy checks
 # them against both the CMake links and the #include lines.
 
-include(GoogleTest)
-
 function(vlm_library NAME)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
   add_library(vlm_${NAME} STATIC ${ARG_SRCS})
@@ -23,14 +21,15 @@ function(vlm_program NAME)
   add_dependencies(vlm_programs ${NAME})
 endfunction()
 
-# One test binary per folder. TIMEOUT is per test case, in seconds.
+# One test binary per folder, and one CTest test per binary: fixtures that start an oracle (seconds of Python imports)
+# or load LibTorch do so once. TIMEOUT is of the whole binary, in seconds.
 function(vlm_test NAME)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
   if(NOT VLM_BUILD_TESTS)
     return()
   endif()
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 120)
+    set(ARG_TIMEOUT 900)
   endif()
   add_executable(${NAME} ${ARG_SRCS})
   target_include_directories(${NAME} PRIVATE ${PROJECT_SOURCE_DIR})
@@ -39,7 +38,7 @@ function(vlm_test NAME)
     VLM_SOURCE_DIR="${PROJECT_SOURCE_DIR}" VLM_BINARY_DIR="${PROJECT_BINARY_DIR}"
     VLM_ORACLE_PYTHON="${PROJECT_SOURCE_DIR}/.deps/oracle/bin/python")
   set_target_properties(${NAME} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-  gtest_discover_tests(${NAME} DISCOVERY_MODE PRE_TEST
-    PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+  add_test(NAME ${NAME} COMMAND ${NAME} --gtest_brief=1)
+  set_tests_properties(${NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
     ENVIRONMENT "OMP_NUM_THREADS=1;MKL_NUM_THREADS=1")
 endfunction()

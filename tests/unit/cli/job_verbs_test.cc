@@ -65,7 +65,7 @@ TEST_F(JobVerbsTest, SubmitFindsACoordinatorThatCameBackUnderAnotherPort) {
   world_.connect = [&](const Endpoint& endpoint) {
     if (endpoint.address != "127.0.0.1:7001") return connect(endpoint);
     ++refused;
-    WriteFile("state/coordinator.json", R"({"grpc": "127.0.0.1:7003", "metrics": ""})");
+    WriteFile("state/coordinator.json", R"({"address": "127.0.0.1:7003", "metrics_address": ""})");
     rpc::MemoryTransport dead(executor_.get());
     return absl::StatusOr<std::unique_ptr<rpc::Channel>>(dead.Connect());
   };
