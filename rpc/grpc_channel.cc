@@ -18,6 +18,8 @@
 namespace vlm::rpc {
 namespace {
 
+constexpr absl::Duration kConnectTimeout = absl::Seconds(5);
+
 // What a channel has open, so that its destruction can cancel it.
 class OpenCalls {
  public:
@@ -237,7 +239,8 @@ absl::StatusOr<std::unique_ptr<Channel>> NewGrpcChannel(const GrpcChannelOptions
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);  // else channels to one address share a connection
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, Milliseconds(options.reconnect_min));
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, Milliseconds(options.reconnect_min));
+  // In spite of its name, the least time one attempt to connect gets: a busy machine must not fail it.
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, Milliseconds(kConnectTimeout));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, Milliseconds(options.reconnect_max));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(options.keepalive_interval));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, Milliseconds(options.keepalive_timeout));

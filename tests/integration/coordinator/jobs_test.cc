@@ -56,14 +56,14 @@ TEST(CoordinatorJobsTest, UnknownJobsAreNotFoundByEveryMethod) {
   watch.set_job_id("nobody");
   auto inbox = std::make_shared<Inbox>();
   const auto channel = server.ChannelAs("user");
-  const auto stream = channel->Open("/vlm.v1.JobService/WatchEvents", {}, inbox);
+  const auto stream = channel->Open("/vlm.v1.JobService/WatchEvents", {.wait_for_ready = true}, inbox);
   stream->Send(watch.SerializeAsString());
   EXPECT_TRUE(absl::IsNotFound(inbox->Next().status()));
   v1::TailLogsRequest tail;
   tail.set_job_id("nobody");
   tail.set_stage("generate");
   auto log = std::make_shared<Inbox>();
-  const auto logs = channel->Open("/vlm.v1.JobService/TailLogs", {}, log);
+  const auto logs = channel->Open("/vlm.v1.JobService/TailLogs", {.wait_for_ready = true}, log);
   logs->Send(tail.SerializeAsString());
   EXPECT_TRUE(absl::IsNotFound(log->Next().status()));
 }
@@ -125,8 +125,8 @@ TEST(CoordinatorJobsTest, ManySubmitsAtOnceAreAllStoredAndListedInPages) {
     v1::SubmitJobRequest request;
     request.set_job_yaml(GenerateJob("many"));
     request.set_request_id("r" + std::to_string(i));
-    channel->Call("/vlm.v1.JobService/SubmitJob", request.SerializeAsString(), {.deadline = kPatience},
-                  [&](absl::StatusOr<std::string> bytes) {
+    channel->Call("/vlm.v1.JobService/SubmitJob", request.SerializeAsString(),
+                  {.deadline = kPatience, .wait_for_ready = true}, [&](absl::StatusOr<std::string> bytes) {
                     v1::SubmitJobResponse response;
                     MutexLock lock(&mutex);
                     if (bytes.ok() && response.ParseFromString(*bytes)) ++answers[response.job_id()];

@@ -50,7 +50,7 @@ TEST(CoordinatorRestartTest, AWatchGoesOnFromItsCursorWithoutGapOrRepeat) {
     auto inbox = std::make_shared<Inbox>();
     v1::WatchEventsRequest request;
     request.set_cursor(cursor);
-    const auto stream = channel->Open("/vlm.v1.JobService/WatchEvents", {}, inbox);
+    const auto stream = channel->Open("/vlm.v1.JobService/WatchEvents", {.wait_for_ready = true}, inbox);
     stream->Send(request.SerializeAsString());
     while (true) {
       const auto message = inbox->Next<v1::WatchEventsResponse>();
@@ -78,7 +78,7 @@ TEST(CoordinatorRestartTest, AWatchGoesOnFromItsCursorWithoutGapOrRepeat) {
     auto inbox = std::make_shared<Inbox>();
     v1::WatchEventsRequest request;
     request.set_cursor(bad);
-    const auto stream = channel->Open("/vlm.v1.JobService/WatchEvents", {}, inbox);
+    const auto stream = channel->Open("/vlm.v1.JobService/WatchEvents", {.wait_for_ready = true}, inbox);
     stream->Send(request.SerializeAsString());
     const absl::Status status = inbox->Next().status();
     EXPECT_TRUE(absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status)) << status;
@@ -117,7 +117,7 @@ TEST(CoordinatorRestartTest, ARunningAttemptGoesOnUnderAHigherEpoch) {
   auto events = std::make_shared<Inbox>();
   v1::WatchEventsRequest watch;
   watch.set_job_id(*id);
-  const auto watching = user->Open("/vlm.v1.JobService/WatchEvents", {}, events);
+  const auto watching = user->Open("/vlm.v1.JobService/WatchEvents", {.wait_for_ready = true}, events);
   watching->Send(watch.SerializeAsString());
   int attempts = 0;
   for (std::string kind; kind != "job.succeeded";) {

@@ -59,7 +59,8 @@ class RunningServer {
 
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(const std::string& method, const Request& request, const std::string& role = "user") {
-    return rpc::CallAndWait<Response>(ChannelAs(role).get(), "/vlm.v1." + method, request, {.deadline = kPatience});
+    return rpc::CallAndWait<Response>(ChannelAs(role).get(), "/vlm.v1." + method, request,
+                                      {.deadline = kPatience, .wait_for_ready = true});
   }
   absl::StatusOr<std::string> Submit(const std::string& yaml, const std::string& request_id);
   v1::Job GetJob(const std::string& job_id);

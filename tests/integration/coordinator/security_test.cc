@@ -24,7 +24,8 @@ TEST(CoordinatorSecurityTest, EveryMethodNeedsATokenOfItsRole) {
   RunningServer server("tokens");
   ASSERT_TRUE(server.Start().ok());
   const auto code = [&](const std::string& method, const std::string& role) {
-    return rpc::CallAndWait(server.ChannelAs(role).get(), "/vlm.v1." + method, "", {.deadline = kPatience})
+    return rpc::CallAndWait(server.ChannelAs(role).get(), "/vlm.v1." + method, "",
+                            {.deadline = kPatience, .wait_for_ready = true})
         .status()
         .code();
   };
@@ -54,7 +55,7 @@ TEST(CoordinatorSecurityTest, EveryMethodNeedsATokenOfItsRole) {
                                                                        {"JobService/TailLogs", "worker"}}) {
     auto inbox = std::make_shared<Inbox>();
     const auto channel = server.ChannelAs(role);
-    const auto stream = channel->Open("/vlm.v1." + method, {}, inbox);
+    const auto stream = channel->Open("/vlm.v1." + method, {.wait_for_ready = true}, inbox);
     EXPECT_TRUE(absl::IsPermissionDenied(inbox->Next().status())) << method;
   }
 }

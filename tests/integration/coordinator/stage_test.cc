@@ -17,7 +17,7 @@ using testing::HasSubstr;
 absl::StatusOr<v1::ShipTelemetryResponse> Ship(RunningServer* server, const v1::ShipTelemetryRequest& request) {
   const auto channel = server->ChannelAs("worker");
   auto inbox = std::make_shared<Inbox>();
-  const auto stream = channel->Open("/vlm.v1.WorkerService/ShipTelemetry", {}, inbox);
+  const auto stream = channel->Open("/vlm.v1.WorkerService/ShipTelemetry", {.wait_for_ready = true}, inbox);
   stream->Send(request.SerializeAsString());
   return inbox->Next<v1::ShipTelemetryResponse>();
 }
@@ -90,7 +90,7 @@ TEST(CoordinatorStageTest, APoolRunsToItsArtifactAndIsSeenToDoSo) {
   tail.set_job_id(*id);
   tail.set_stage("generate");
   tail.set_follow(true);
-  const auto tailing = user->Open("/vlm.v1.JobService/TailLogs", {}, log);
+  const auto tailing = user->Open("/vlm.v1.JobService/TailLogs", {.wait_for_ready = true}, log);
   tailing->Send(tail.SerializeAsString());
   const auto piece = log->Next<v1::TailLogsResponse>();
   ASSERT_TRUE(piece.ok()) << piece.status();
@@ -108,7 +108,7 @@ TEST(CoordinatorStageTest, APoolRunsToItsArtifactAndIsSeenToDoSo) {
   // Every event from the first to the last, without a hole in the global sequence.
   auto events = std::make_shared<Inbox>();
   v1::WatchEventsRequest watch;
-  const auto watching = user->Open("/vlm.v1.JobService/WatchEvents", {}, events);
+  const auto watching = user->Open("/vlm.v1.JobService/WatchEvents", {.wait_for_ready = true}, events);
   watching->Send(watch.SerializeAsString());
   std::vector<std::string> kinds;
   uint64_t last = 0;
@@ -195,7 +195,7 @@ TEST(CoordinatorStageTest, ACrashedRankIsRetriedAndCounted) {
   v1::WatchEventsRequest watch;
   watch.set_job_id(*id);
   const auto user = server.ChannelAs("user");
-  const auto watching = user->Open("/vlm.v1.JobService/WatchEvents", {}, events);
+  const auto watching = user->Open("/vlm.v1.JobService/WatchEvents", {.wait_for_ready = true}, events);
   watching->Send(watch.SerializeAsString());
   std::string kind;
   while (kind != "job.succeeded") {
