@@ -16,8 +16,8 @@ absl::StatusOr<std::string> ModelFolder(const Context& context, const ChatArgume
   }
   VLM_ASSIGN_OR_RETURN(const v1::Stage* const stage, FindStage(job, arguments.stage));
   if (!IsTraining(stage->kind())) {
-    return absl::InvalidArgumentError(absl::StrCat("a stage of this kind makes no model; its kind is ", stage->kind(),
-                                                   ": ", stage->name()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("a stage of this kind makes no model; its kind is ", stage->kind(), ": ", stage->name()));
   }
   if (!stage->artifact_folder().empty()) return stage->artifact_folder();
   VLM_ASSIGN_OR_RETURN(const v1::Step step, FindStep(context, job, {stage->name(), 0}));
@@ -35,7 +35,7 @@ absl::StatusOr<int> Chat(const Context& context, const ChatArguments& arguments)
   if (!context.files->Stat(trainer).ok()) {
     return absl::NotFoundError(absl::StrCat("vlm-trainer must be beside vlmctl; there is no ", trainer));
   }
-  std::vector<std::string> command = {"chat",    "--model",       folder,    "--image",
+  std::vector<std::string> command = {"chat",          "--model",  folder,          "--image",
                                       arguments.image, "--prompt", arguments.prompt};
   if (arguments.max_tokens > 0) {
     command.push_back("--max-tokens");

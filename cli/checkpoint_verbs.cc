@@ -63,8 +63,8 @@ absl::StatusOr<v1::Step> FindStep(const Context& context, const v1::Job& job, co
     absl::StatusOr<v1::GetLatestResponse> found =
         context.service->Call<v1::GetLatestResponse>("/vlm.v1.CheckpointService/GetLatest", latest);
     if (absl::IsNotFound(found.status())) {
-      return absl::NotFoundError(absl::StrCat("the stage has no complete checkpoint; it is ", Word(stage->state()),
-                                              ": ", name.stage));
+      return absl::NotFoundError(
+          absl::StrCat("the stage has no complete checkpoint; it is ", Word(stage->state()), ": ", name.stage));
     }
     if (!found.ok()) return found.status();
     step = found->step().step();
@@ -119,16 +119,16 @@ VerbResult VerifyCheckpoint(const Context& context, const std::string& job, cons
     return code;
   }
   for (const v1::VerifyStepResponse::Damage& damage : response.damages()) {
-    context.terminal->Line(absl::StrCat(
-        "damaged: ", found.folder(), "/", damage.file(),
-        damage.chunk() < 0 ? "" : absl::StrCat(", chunk ", damage.chunk()), ": ", damage.detail()));
+    context.terminal->Line(absl::StrCat("damaged: ", found.folder(), "/", damage.file(),
+                                        damage.chunk() < 0 ? "" : absl::StrCat(", chunk ", damage.chunk()), ": ",
+                                        damage.detail()));
   }
   const std::string name = absl::StrCat(found.stage(), "@", found.step());
   if (code == ExitCode::kOk) {
     context.terminal->Line(absl::StrCat(name, ": ", HumanBytes(response.bytes()), " read again, as committed"));
   } else {
-    context.terminal->Line(absl::StrCat(name, ": ", response.damages_size(),
-                                        response.damages_size() == 1 ? " damage" : " damages"));
+    context.terminal->Line(
+        absl::StrCat(name, ": ", response.damages_size(), response.damages_size() == 1 ? " damage" : " damages"));
   }
   return code;
 }
@@ -138,8 +138,8 @@ VerbResult ExportCheckpoint(const Context& context, const std::string& job, cons
   VLM_ASSIGN_OR_RETURN(const v1::Step found, FindStep(context, job, step));
   const std::string name = absl::StrCat(found.stage(), "@", found.step());
   if (found.state() != v1::STEP_STATE_COMPLETE) {
-    return absl::FailedPreconditionError(absl::StrCat("only a complete checkpoint can be exported; this one is ",
-                                                      Word(found.state()), ": ", name));
+    return absl::FailedPreconditionError(
+        absl::StrCat("only a complete checkpoint can be exported; this one is ", Word(found.state()), ": ", name));
   }
   std::vector<checkpoint::FileClaim> claims;
   for (const v1::StepFile& file : found.files()) claims.push_back({file.name(), file.bytes(), file.digest()});
@@ -150,8 +150,8 @@ VerbResult ExportCheckpoint(const Context& context, const std::string& job, cons
     return absl::InternalError(std::string(exported.status().message()));
   }
   if (!exported.ok()) return exported.status();
-  context.terminal->Line(absl::StrCat(name, " exported: ", exported->files, " files, ", HumanBytes(exported->bytes),
-                                      " in ", to));
+  context.terminal->Line(
+      absl::StrCat(name, " exported: ", exported->files, " files, ", HumanBytes(exported->bytes), " in ", to));
   return ExitCode::kOk;
 }
 

@@ -105,9 +105,8 @@ class Commands {
              [this](const Context& context) { return GetJob(context, job_); });
     AddOfJob(&app_, "describe", "A job with attempts, placements and timeline", true,
              [this](const Context& context) { return DescribeJob(context, job_); });
-    CLI::App* const cancel = AddOfJob(&app_, "cancel", "Stops a job for good", true, [this](const Context& context) {
-      return CancelJob(context, job_, note_);
-    });
+    CLI::App* const cancel = AddOfJob(&app_, "cancel", "Stops a job for good", true,
+                                      [this](const Context& context) { return CancelJob(context, job_, note_); });
     CLI::App* const retry = AddOfJob(&app_, "retry", "Runs the failed stages of a job again", true,
                                      [this](const Context& context) { return RetryJob(context, job_, note_); });
     for (CLI::App* const verb : {cancel, retry}) verb->add_option("--note", note_, "Why; kept with the event");
@@ -120,9 +119,8 @@ class Commands {
     logs->add_option("--stage", logs_.stage, "Stage (else the one that runs, failed, or ran last)");
     logs->add_option("--rank", logs_.rank, "Rank (else 0)")->check(CLI::Range(0, 1 << 20));
     logs->add_flag("-f,--follow", logs_.follow, "Stay until the stage has ended");
-    CLI::App* const wait = AddOfJob(&app_, "wait", "Waits until a job has ended", true, [this](const Context& context) {
-      return WaitForJob(context, job_, timeout_);
-    });
+    CLI::App* const wait = AddOfJob(&app_, "wait", "Waits until a job has ended", true,
+                                    [this](const Context& context) { return WaitForJob(context, job_, timeout_); });
     wait->add_option_function<std::string>(
         "--timeout",
         [this](const std::string& text) {
@@ -139,16 +137,14 @@ class Commands {
     group->fallthrough();
     AddOfJob(group, "list", "Every step that is kept", true,
              [this](const Context& context) { return ListCheckpoints(context, job_); });
-    CLI::App* const show = AddOfJob(group, "show", "One step and its files", true, [this](const Context& context) {
-      return ShowCheckpoint(context, job_, step_);
-    });
+    CLI::App* const show = AddOfJob(group, "show", "One step and its files", true,
+                                    [this](const Context& context) { return ShowCheckpoint(context, job_, step_); });
     CLI::App* const verify =
         AddOfJob(group, "verify", "Reads a step's files again and compares them with what was committed", true,
                  [this](const Context& context) { return VerifyCheckpoint(context, job_, step_); });
-    CLI::App* const copy = AddOfJob(group, "export", "Copies a model into a new folder as Hugging Face lays it out",
-                                    false, [this](const Context& context) {
-                                      return ExportCheckpoint(context, job_, step_, to_);
-                                    });
+    CLI::App* const copy =
+        AddOfJob(group, "export", "Copies a model into a new folder as Hugging Face lays it out", false,
+                 [this](const Context& context) { return ExportCheckpoint(context, job_, step_, to_); });
     for (CLI::App* const verb : {show, verify, copy}) verb->add_option("STAGE[@STEP]", step_, kStepHelp)->required();
     copy->add_option("--to", to_, "The new folder")->required();
   }
@@ -168,10 +164,9 @@ class Commands {
     chat->add_option("--image", chat_.image, "JPEG or PNG file")->required();
     chat->add_option("--prompt", chat_.prompt, "The question")->required();
     chat->add_option("--max-tokens", chat_.max_tokens, "Longest answer, in tokens")->check(CLI::Range(1, 4096));
-    CLI::App* const render = Add(&app_, "render", "Prints a job file after composition, with the origin of each value",
-                                 false, [this](const Context& context) {
-                                   return Render(context, submit_.file, submit_.overrides);
-                                 });
+    CLI::App* const render =
+        Add(&app_, "render", "Prints a job file after composition, with the origin of each value", false,
+            [this](const Context& context) { return Render(context, submit_.file, submit_.overrides); });
     render->add_option("FILE", submit_.file, "Job file")->required();
     AddSet(render, &submit_.overrides);
     CLI::App* const explain = Add(&app_, "explain", "What a field of the job file means", false,
@@ -245,7 +240,8 @@ absl::StatusOr<int> RunVerb(const World& world, const Commands& commands, const 
   endpoint.environment_coordinator = world.environment_coordinator;
   endpoint.environment_token_file = world.environment_token_file;
   Service service([&world, endpoint] { return ResolveEndpoint(world.files, endpoint); }, world.connect, world.clock,
-                  world.interrupt, [&world](const absl::Status& status) {
+                  world.interrupt,
+                  [&world](const absl::Status& status) {
                     world.terminal->Error(absl::StrCat("vlmctl: ", std::string(status.message()), "; trying again"));
                   });
   Context context;

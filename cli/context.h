@@ -32,7 +32,7 @@ struct Context {
   Service* service = nullptr;
   OutputFormat format = OutputFormat::kTable;
   absl::TimeZone time_zone = absl::UTCTimeZone();
-  std::string program_folder;                  // where vlmctl and vlm-trainer are
+  std::string program_folder;  // where vlmctl and vlm-trainer are
   RunProgram run_program;
   std::function<std::string()> new_request_id;  // unpredictable, 32 hex digits
 

@@ -15,9 +15,9 @@ inline constexpr char kUserTokenFile[] = "user.token";
 
 // What a person gave, most telling first: an option beats the state folder, the folder beats the environment.
 struct EndpointOptions {
-  std::string coordinator;  // --coordinator
-  std::string token_file;   // --token-file
-  std::string state_dir;    // --state-dir
+  std::string coordinator;              // --coordinator
+  std::string token_file;               // --token-file
+  std::string state_dir;                // --state-dir
   std::string environment_coordinator;  // VLM_COORDINATOR
   std::string environment_token_file;   // VLM_TOKEN_FILE
 };

@@ -28,19 +28,28 @@ std::span<const ExitCodeRow> ExitCodeTable() { return kTable; }
 
 ExitCode ExitCodeOf(const absl::Status& status) {
   switch (status.code()) {
-    case absl::StatusCode::kOk: return ExitCode::kOk;
-    case absl::StatusCode::kInvalidArgument: return ExitCode::kUsage;
-    case absl::StatusCode::kNotFound: return ExitCode::kNotFound;
+    case absl::StatusCode::kOk:
+      return ExitCode::kOk;
+    case absl::StatusCode::kInvalidArgument:
+      return ExitCode::kUsage;
+    case absl::StatusCode::kNotFound:
+      return ExitCode::kNotFound;
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:
-    case absl::StatusCode::kResourceExhausted: return ExitCode::kUnreachable;
-    case absl::StatusCode::kDataLoss: return ExitCode::kDamaged;
+    case absl::StatusCode::kResourceExhausted:
+      return ExitCode::kUnreachable;
+    case absl::StatusCode::kDataLoss:
+      return ExitCode::kDamaged;
     case absl::StatusCode::kUnauthenticated:
-    case absl::StatusCode::kPermissionDenied: return ExitCode::kRefused;
+    case absl::StatusCode::kPermissionDenied:
+      return ExitCode::kRefused;
     case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kAlreadyExists: return ExitCode::kWrongState;
-    case absl::StatusCode::kCancelled: return ExitCode::kInterrupted;
-    default: return ExitCode::kFailed;
+    case absl::StatusCode::kAlreadyExists:
+      return ExitCode::kWrongState;
+    case absl::StatusCode::kCancelled:
+      return ExitCode::kInterrupted;
+    default:
+      return ExitCode::kFailed;
   }
 }
 

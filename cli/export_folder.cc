@@ -14,10 +14,19 @@ namespace {
 
 using checkpoint::FileClaim;
 
-constexpr std::array<std::string_view, 13> kSideFiles = {
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json", "generation_config.json",
-    "merges.txt", "model.safetensors.index.json", "preprocessor_config.json", "processor_config.json",
-    "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"};
+constexpr std::array<std::string_view, 13> kSideFiles = {"added_tokens.json",
+                                                         "chat_template.jinja",
+                                                         "chat_template.json",
+                                                         "config.json",
+                                                         "generation_config.json",
+                                                         "merges.txt",
+                                                         "model.safetensors.index.json",
+                                                         "preprocessor_config.json",
+                                                         "processor_config.json",
+                                                         "special_tokens_map.json",
+                                                         "tokenizer.json",
+                                                         "tokenizer_config.json",
+                                                         "vocab.json"};
 constexpr std::string_view kWeightsSuffix = ".safetensors";
 constexpr std::string_view kOptimizerPrefix = "optimizer";
 

@@ -23,15 +23,23 @@ class Watcher {
   absl::StatusOr<bool> Turn() {
     const WatchItem item = watch_.Next(kTick);
     switch (item.kind) {
-      case WatchItem::Kind::kFailed: return item.status;
-      case WatchItem::Kind::kAway: SetAway(true); break;
+      case WatchItem::Kind::kFailed:
+        return item.status;
+      case WatchItem::Kind::kAway:
+        SetAway(true);
+        break;
       case WatchItem::Kind::kProgress:
         SetAway(false);
         view_->SetProgress(item.stage, item.progress);
         break;
-      case WatchItem::Kind::kEvent: changed_ = true; [[fallthrough]];
-      case WatchItem::Kind::kHeartbeat: SetAway(false); break;
-      case WatchItem::Kind::kNothing: break;
+      case WatchItem::Kind::kEvent:
+        changed_ = true;
+        [[fallthrough]];
+      case WatchItem::Kind::kHeartbeat:
+        SetAway(false);
+        break;
+      case WatchItem::Kind::kNothing:
+        break;
     }
     const absl::Duration now = context_.clock->Monotonic();
     if (away_since_ && now - *away_since_ > kAwayMax) {

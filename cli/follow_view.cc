@@ -16,13 +16,18 @@ constexpr int kBarCells = 20;
 std::string Mark(v1::StageState state) {
   switch (state) {
     case v1::STAGE_STATE_SUCCEEDED:
-    case v1::STAGE_STATE_REUSED: return "ok";
+    case v1::STAGE_STATE_REUSED:
+      return "ok";
     case v1::STAGE_STATE_FAILED:
-    case v1::STAGE_STATE_UPSTREAM_FAILED: return "!!";
-    case v1::STAGE_STATE_CANCELLED: return "--";
+    case v1::STAGE_STATE_UPSTREAM_FAILED:
+      return "!!";
+    case v1::STAGE_STATE_CANCELLED:
+      return "--";
     case v1::STAGE_STATE_ACTIVE:
-    case v1::STAGE_STATE_PUBLISHING: return "->";
-    default: return "  ";
+    case v1::STAGE_STATE_PUBLISHING:
+      return "->";
+    default:
+      return "  ";
   }
 }
 

@@ -23,11 +23,16 @@ absl::StatusOr<std::vector<v1::Event>> ReadHistory(const Context& context, const
   while (context.clock->Monotonic() < give_up_at) {
     WatchItem item = watch.Next(kHistoryQuiet);
     switch (item.kind) {
-      case WatchItem::Kind::kEvent: events.push_back(std::move(item.event)); break;
-      case WatchItem::Kind::kAway: return Annotate(item.status, "the job's events cannot be read");
-      case WatchItem::Kind::kFailed: return item.status;
+      case WatchItem::Kind::kEvent:
+        events.push_back(std::move(item.event));
+        break;
+      case WatchItem::Kind::kAway:
+        return Annotate(item.status, "the job's events cannot be read");
+      case WatchItem::Kind::kFailed:
+        return item.status;
       case WatchItem::Kind::kHeartbeat:
-      case WatchItem::Kind::kProgress: return events;
+      case WatchItem::Kind::kProgress:
+        return events;
       case WatchItem::Kind::kNothing:
         if (!events.empty()) return events;
         break;
@@ -41,9 +46,9 @@ absl::StatusOr<std::string> Send(const Context& context, const SubmitArguments& 
   request.set_job_yaml(std::move(composed));
   request.set_request_id(context.new_request_id());
   request.set_validate_only(arguments.validate_only);
-  VLM_ASSIGN_OR_RETURN(const v1::SubmitJobResponse response,
-                       context.service->Call<v1::SubmitJobResponse>("/vlm.v1.JobService/SubmitJob", request,
-                                                                    kLongPatience));
+  VLM_ASSIGN_OR_RETURN(
+      const v1::SubmitJobResponse response,
+      context.service->Call<v1::SubmitJobResponse>("/vlm.v1.JobService/SubmitJob", request, kLongPatience));
   return response.job_id();
 }
 
@@ -68,8 +73,8 @@ VerbResult Submit(const Context& context, const SubmitArguments& arguments) {
   if (!reachable.ok() && !absl::IsUnavailable(reachable)) return reachable;
   const absl::StatusOr<std::string> job_id = Send(context, arguments, *std::move(composed));
   if (absl::IsInvalidArgument(job_id.status())) {
-    context.terminal->Error(absl::StrCat(arguments.file, ": the coordinator refuses the job: ",
-                                         std::string(job_id.status().message())));
+    context.terminal->Error(
+        absl::StrCat(arguments.file, ": the coordinator refuses the job: ", std::string(job_id.status().message())));
     return ExitCode::kInvalidJobFile;
   }
   if (!job_id.ok()) return job_id.status();
@@ -152,9 +157,9 @@ VerbResult CancelJob(const Context& context, const std::string& job, const std::
   v1::CancelJobRequest request;
   request.set_job_id(found.job_id());
   request.set_note(note);
-  VLM_ASSIGN_OR_RETURN(const v1::CancelJobResponse response,
-                       context.service->Call<v1::CancelJobResponse>("/vlm.v1.JobService/CancelJob", request,
-                                                                    kLongPatience));
+  VLM_ASSIGN_OR_RETURN(
+      const v1::CancelJobResponse response,
+      context.service->Call<v1::CancelJobResponse>("/vlm.v1.JobService/CancelJob", request, kLongPatience));
   if (context.format != OutputFormat::kTable) return PrintMessage(context, response);
   return TellState(context, found.job_id(), response.state(),
                    response.state() == v1::JOB_STATE_CANCELLING ? "; its ranks are being stopped" : "");
@@ -165,17 +170,15 @@ VerbResult RetryJob(const Context& context, const std::string& job, const std::s
   v1::RetryJobRequest request;
   request.set_job_id(found.job_id());
   request.set_note(note);
-  VLM_ASSIGN_OR_RETURN(const v1::RetryJobResponse response,
-                       context.service->Call<v1::RetryJobResponse>("/vlm.v1.JobService/RetryJob", request,
-                                                                   kLongPatience));
+  VLM_ASSIGN_OR_RETURN(const v1::RetryJobResponse response, context.service->Call<v1::RetryJobResponse>(
+                                                                "/vlm.v1.JobService/RetryJob", request, kLongPatience));
   if (context.format != OutputFormat::kTable) return PrintMessage(context, response);
   return TellState(context, found.job_id(), response.state(), "; stages that succeeded are kept");
 }
 
 VerbResult ListNodes(const Context& context) {
-  VLM_ASSIGN_OR_RETURN(const v1::ListNodesResponse nodes,
-                       context.service->Call<v1::ListNodesResponse>("/vlm.v1.NodeService/ListNodes",
-                                                                    v1::ListNodesRequest()));
+  VLM_ASSIGN_OR_RETURN(const v1::ListNodesResponse nodes, context.service->Call<v1::ListNodesResponse>(
+                                                              "/vlm.v1.NodeService/ListNodes", v1::ListNodesRequest()));
   if (context.format != OutputFormat::kTable) return PrintMessage(context, nodes);
   context.terminal->Write(NodeListText(nodes, context.View()));
   return ExitCode::kOk;

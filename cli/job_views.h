@@ -14,9 +14,9 @@
 namespace vlm::cli {
 
 struct ViewOptions {
-  absl::Time now;                            // for relative times
+  absl::Time now;  // for relative times
   absl::TimeZone time_zone = absl::UTCTimeZone();
-  int columns = 0;                           // of the terminal; 0: no limit
+  int columns = 0;  // of the terminal; 0: no limit
 };
 
 // "running", "upstream_failed", "worker_lost": the enum's name without its prefix, in lower case. A value this build

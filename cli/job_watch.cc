@@ -73,7 +73,9 @@ WatchItem JobWatch::FromMessage(const std::string& message) {
       item.kind = WatchItem::Kind::kProgress;
       item.progress = std::move(*response.mutable_progress());
       break;
-    default: item.kind = WatchItem::Kind::kHeartbeat; break;
+    default:
+      item.kind = WatchItem::Kind::kHeartbeat;
+      break;
   }
   return item;
 }

@@ -15,12 +15,12 @@ namespace vlm::cli {
 
 struct WatchItem {
   enum class Kind {
-    kNothing,    // nothing came in time
+    kNothing,  // nothing came in time
     kEvent,
-    kProgress,   // of `stage`
+    kProgress,  // of `stage`
     kHeartbeat,
-    kAway,       // the stream broke; it is opened again, from the last cursor. `status` says why
-    kFailed,     // for good: no such job, no right to see it
+    kAway,    // the stream broke; it is opened again, from the last cursor. `status` says why
+    kFailed,  // for good: no such job, no right to see it
   };
   Kind kind = Kind::kNothing;
   v1::Event event;

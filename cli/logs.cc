@@ -13,9 +13,9 @@ namespace vlm::cli {
 namespace {
 
 constexpr absl::Duration kTick = absl::Milliseconds(200);
-constexpr absl::Duration kLookInterval = absl::Seconds(2);   // at the job, while following
-constexpr absl::Duration kAnswerMax = absl::Seconds(20);     // for the next part of a log that has an end
-constexpr absl::Duration kBackoff = absl::Milliseconds(500); // before opening a broken stream again
+constexpr absl::Duration kLookInterval = absl::Seconds(2);    // at the job, while following
+constexpr absl::Duration kAnswerMax = absl::Seconds(20);      // for the next part of a log that has an end
+constexpr absl::Duration kBackoff = absl::Milliseconds(500);  // before opening a broken stream again
 constexpr absl::Duration kAwayMax = absl::Minutes(10);
 
 // One attempt's log of one rank, read on across broken streams.

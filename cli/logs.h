@@ -10,7 +10,7 @@ namespace vlm::cli {
 
 struct LogsArguments {
   std::string job;
-  std::string stage;    // empty: the one that runs, else the first that failed, else the last that ran
+  std::string stage;  // empty: the one that runs, else the first that failed, else the last that ran
   int rank = 0;
   bool follow = false;  // stays until the stage has ended, through its further attempts
 };

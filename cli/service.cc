@@ -19,8 +19,12 @@ bool IsAway(const absl::Status& status) {
 
 Service::Service(Resolve resolve, Connect connect, const Clock* clock, const Interrupt* interrupt,
                  std::function<void(const absl::Status&)> on_wait, ServiceOptions options)
-    : resolve_(std::move(resolve)), connect_(std::move(connect)), clock_(clock), interrupt_(interrupt),
-      on_wait_(std::move(on_wait)), options_(options) {}
+    : resolve_(std::move(resolve)),
+      connect_(std::move(connect)),
+      clock_(clock),
+      interrupt_(interrupt),
+      on_wait_(std::move(on_wait)),
+      options_(options) {}
 
 absl::StatusOr<rpc::Channel*> Service::channel() {
   absl::StatusOr<Endpoint> now = resolve_();

@@ -28,8 +28,8 @@ struct ServiceOptions {
 // How long a call is repeated while the coordinator is away (UNAVAILABLE, no answer in time) or full. Every call may
 // be repeated: the service's methods are idempotent.
 inline constexpr absl::Duration kNoPatience = absl::ZeroDuration();
-inline constexpr absl::Duration kShortPatience = absl::Seconds(2);   // a look
-inline constexpr absl::Duration kLongPatience = absl::Seconds(60);   // a change that a person waits for
+inline constexpr absl::Duration kShortPatience = absl::Seconds(2);  // a look
+inline constexpr absl::Duration kLongPatience = absl::Seconds(60);  // a change that a person waits for
 
 // One thread at a time.
 class Service {

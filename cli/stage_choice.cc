@@ -33,8 +33,10 @@ absl::StatusOr<const v1::Stage*> LastModelStage(const v1::Job& job) {
     if (IsTraining(stage.kind()) && !stage.artifact_folder().empty()) last = &stage;
   }
   if (last != nullptr) return last;
-  return absl::FailedPreconditionError("no training stage of the job has finished yet; name one with --stage to use "
-                                       "its newest checkpoint: " + job.job_id());
+  return absl::FailedPreconditionError(
+      "no training stage of the job has finished yet; name one with --stage to use "
+      "its newest checkpoint: " +
+      job.job_id());
 }
 
 }  // namespace vlm::cli

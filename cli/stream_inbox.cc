@@ -38,8 +38,10 @@ bool IsForGood(const absl::Status& status) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kUnauthenticated:
     case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kUnimplemented: return true;
-    default: return false;
+    case absl::StatusCode::kUnimplemented:
+      return true;
+    default:
+      return false;
   }
 }
 

@@ -13,7 +13,7 @@ struct TerminalOptions {
   // Each gets whole writes, in order. Standard output and standard error in a program, strings in tests.
   std::function<void(std::string_view)> out;
   std::function<void(std::string_view)> error;
-  bool interactive = false;                     // standard output is a terminal: ANSI sequences are understood
+  bool interactive = false;                          // standard output is a terminal: ANSI sequences are understood
   std::function<int()> columns = [] { return 80; };  // asked at every use: a window may change
 };
 

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <string>
 
+#include "base/version.h"
 #include "coordinator/server.h"
 #include "telemetry/log.h"
 
@@ -88,18 +89,18 @@ int main(int argc, char** argv) {
       "cannot serve (port or state folder in use), 64 bad option, 74 disk or damaged store.",
       "vlm-coordinator");
   vlm::coordinator::ServerOptions options;
-  options.version = VLM_VERSION;
+  options.version = vlm::kVersion;
   std::string log_level = "info";
   AddOptions(&options, &log_level, &app);
   CLI::App* version = app.add_subcommand("version", "Print the version");
-  app.set_version_flag("--version", std::string("vlm-coordinator ") + VLM_VERSION);
+  app.set_version_flag("--version", std::string("vlm-coordinator ") + vlm::kVersion);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   }
   if (version->parsed()) {
-    std::printf("vlm-coordinator %s\n", VLM_VERSION);
+    std::printf("vlm-coordinator %s\n", vlm::kVersion);
     return 0;
   }
   const auto level = vlm::telemetry::ParseLogLevel(log_level);

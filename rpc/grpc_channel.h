@@ -13,9 +13,9 @@
 namespace vlm::rpc {
 
 struct GrpcChannelOptions {
-  std::string address;                        // see rpc/address.h; a port is required
-  Metadata metadata = {};                     // sent with every call, for example the authorization
-  size_t message_bytes_max = 4u << 20;        // either way; a larger message fails with RESOURCE_EXHAUSTED
+  std::string address;                  // see rpc/address.h; a port is required
+  Metadata metadata = {};               // sent with every call, for example the authorization
+  size_t message_bytes_max = 4u << 20;  // either way; a larger message fails with RESOURCE_EXHAUSTED
   // gRPC's own reconnect backoff grows to two minutes; here it never exceeds `reconnect_max`.
   absl::Duration reconnect_min = absl::Milliseconds(50);
   absl::Duration reconnect_max = absl::Milliseconds(500);

@@ -38,7 +38,7 @@ bool SomeoneListens(const std::string& path) {
 
 // gRPC would silently unlink a living server's socket.
 absl::Status ClearSocket(const std::string& path) {
-  struct stat info {};
+  struct stat info{};
   if (lstat(path.c_str(), &info) != 0) {
     return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, "look at socket " + path);
   }
@@ -83,10 +83,10 @@ void AddHealth(ServiceRegistry* registry) {
   std::set<std::string> services;
   for (const auto& [method, handler] : registry->unary) services.insert(ServiceOf(method));
   for (const auto& [method, handler] : registry->streams) services.insert(ServiceOf(method));
-  registry->unary["/grpc.health.v1.Health/Check"] =
-      [services = std::move(services)](const CallContext&, std::string request, Respond respond) {
-        respond(CheckHealth(services, request));
-      };
+  registry->unary["/grpc.health.v1.Health/Check"] = [services = std::move(services)](
+                                                        const CallContext&, std::string request, Respond respond) {
+    respond(CheckHealth(services, request));
+  };
 }
 
 class GenericService final : public grpc::CallbackGenericService {

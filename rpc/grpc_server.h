@@ -22,8 +22,7 @@ class GrpcServer {
  public:
   // INVALID_ARGUMENT for an address that is not this machine's; ALREADY_EXISTS, naming the port or the socket,
   // when another process listens there. A Unix socket left by a dead process is replaced; its mode is 0600.
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Create(const GrpcServerOptions& options,
-                                                            ServiceRegistry registry);
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Create(const GrpcServerOptions& options, ServiceRegistry registry);
   ~GrpcServer();  // Shutdown(0) when that has not been done
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;

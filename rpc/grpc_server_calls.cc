@@ -87,8 +87,7 @@ class UnaryReactor final : public grpc::ServerGenericBidiReactor, public ServerC
 
 class StreamReactor final : public grpc::ServerGenericBidiReactor, public ServerCall {
  public:
-  StreamReactor(grpc::GenericCallbackServerContext* context, OpenServerCalls* open)
-      : context_(context), open_(open) {}
+  StreamReactor(grpc::GenericCallbackServerContext* context, OpenServerCalls* open) : context_(context), open_(open) {}
 
   void Begin(std::shared_ptr<StreamReactor> self, std::shared_ptr<StreamReceiver> receiver) {
     self_ = std::move(self);
@@ -288,8 +287,8 @@ grpc::ServerGenericBidiReactor* StartUnary(grpc::GenericCallbackServerContext* c
   return raw;
 }
 
-grpc::ServerGenericBidiReactor* StartStream(grpc::GenericCallbackServerContext* context,
-                                            const StreamHandler& handler, OpenServerCalls* open) {
+grpc::ServerGenericBidiReactor* StartStream(grpc::GenericCallbackServerContext* context, const StreamHandler& handler,
+                                            OpenServerCalls* open) {
   auto reactor = std::make_shared<StreamReactor>(context, open);
   if (!open->Add(reactor)) return Refuse(absl::UnavailableError("the server shuts down"));
   StreamReactor* const raw = reactor.get();

@@ -41,8 +41,8 @@ class OpenServerCalls {
 // Each returns a reactor that owns itself until gRPC is done with it. `handler` must outlive the server.
 grpc::ServerGenericBidiReactor* StartUnary(grpc::GenericCallbackServerContext* context, const UnaryHandler& handler,
                                            OpenServerCalls* open);
-grpc::ServerGenericBidiReactor* StartStream(grpc::GenericCallbackServerContext* context,
-                                            const StreamHandler& handler, OpenServerCalls* open);
+grpc::ServerGenericBidiReactor* StartStream(grpc::GenericCallbackServerContext* context, const StreamHandler& handler,
+                                            OpenServerCalls* open);
 grpc::ServerGenericBidiReactor* Refuse(const absl::Status& status);
 
 }  // namespace vlm::rpc

@@ -27,8 +27,6 @@ class Share {
 
 }  // namespace
 
-void KeepGrpcThreads() {
-  [[maybe_unused]] static const Share* const share = new Share;
-}
+void KeepGrpcThreads() { [[maybe_unused]] static const Share* const share = new Share; }
 
 }  // namespace vlm::rpc

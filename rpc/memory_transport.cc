@@ -159,8 +159,8 @@ class MemoryStreamPair : public std::enable_shared_from_this<MemoryStreamPair> {
   const MemoryTransportOptions options_;
   Mutex mutex_;
   bool broken_ ABSL_GUARDED_BY(mutex_) = false;
-  bool accepted_ ABSL_GUARDED_BY(mutex_) = false;   // the server's handler has run
-  bool early_end_ ABSL_GUARDED_BY(mutex_) = false;  // the server's side ended before
+  bool accepted_ ABSL_GUARDED_BY(mutex_) = false;           // the server's handler has run
+  bool early_end_ ABSL_GUARDED_BY(mutex_) = false;          // the server's side ended before
   std::vector<std::string> early_ ABSL_GUARDED_BY(mutex_);  // at most kStreamQueueMax: they count as sent
   Side sides_[2] ABSL_GUARDED_BY(mutex_);
 };
@@ -243,10 +243,9 @@ class MemoryTransport::Core : public std::enable_shared_from_this<MemoryTranspor
   }
 
   void Open(std::string method, CallContext context, bool wait, std::shared_ptr<MemoryStreamPair> pair) {
-    executor_->PostAfter(options_.latency, [self = shared_from_this(), method = std::move(method),
-                                            context = std::move(context), wait, pair = std::move(pair)] {
-      self->ArriveStream(method, context, wait, pair);
-    });
+    executor_->PostAfter(options_.latency,
+                         [self = shared_from_this(), method = std::move(method), context = std::move(context), wait,
+                          pair = std::move(pair)] { self->ArriveStream(method, context, wait, pair); });
   }
 
   Executor* executor() const { return executor_; }
@@ -380,7 +379,7 @@ class MemoryChannel final : public Channel {
   const std::string peer_;
   const Metadata metadata_;
   Mutex mutex_;
-  std::vector<std::weak_ptr<MemoryCall>> calls_;        // appended under the lock
+  std::vector<std::weak_ptr<MemoryCall>> calls_;  // appended under the lock
   std::vector<std::weak_ptr<MemoryStreamPair>> pairs_;
 };
 

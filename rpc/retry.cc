@@ -1,18 +1,17 @@
 #include "rpc/retry.h"
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
-#include "base/mutex.h"
+#include "rpc/answer_wait.h"
 
 namespace vlm::rpc {
 namespace {
 
 class RetryingCall : public std::enable_shared_from_this<RetryingCall> {
  public:
-  RetryingCall(Channel* channel, Executor* executor, std::string method, std::string request,
-               CallOptions call_options, const RetryOptions& options, RngKey jitter, Channel::Done done)
+  RetryingCall(Channel* channel, Executor* executor, std::string method, std::string request, CallOptions call_options,
+               const RetryOptions& options, RngKey jitter, Channel::Done done)
       : channel_(channel),
         executor_(executor),
         method_(std::move(method)),
@@ -24,14 +23,13 @@ class RetryingCall : public std::enable_shared_from_this<RetryingCall> {
 
   void Try() {
     --attempts_left_;
-    channel_->Call(method_, request_, call_options_,
-                   [self = shared_from_this()](absl::StatusOr<std::string> answer) {
-                     if (!absl::IsUnavailable(answer.status()) || self->attempts_left_ <= 0) {
-                       self->done_(std::move(answer));
-                       return;
-                     }
-                     self->executor_->PostAfter(self->backoff_.Next(), [self] { self->Try(); });
-                   });
+    channel_->Call(method_, request_, call_options_, [self = shared_from_this()](absl::StatusOr<std::string> answer) {
+      if (!absl::IsUnavailable(answer.status()) || self->attempts_left_ <= 0) {
+        self->done_(std::move(answer));
+        return;
+      }
+      self->executor_->PostAfter(self->backoff_.Next(), [self] { self->Try(); });
+    });
   }
 
  private:
@@ -66,23 +64,12 @@ void CallWithRetry(Channel* channel, Executor* executor, std::string method, std
 }
 
 absl::StatusOr<std::string> CallAndWaitWithRetry(Channel* channel, Executor* executor, std::string method,
-                                                 std::string request, CallOptions call_options,
-                                                 RetryOptions options, RngKey jitter) {
-  struct Waiting {
-    Mutex mutex;
-    CondVar answered;
-    std::optional<absl::StatusOr<std::string>> answer ABSL_GUARDED_BY(mutex);
-  };
-  const auto waiting = std::make_shared<Waiting>();
-  CallWithRetry(channel, executor, std::move(method), std::move(request), std::move(call_options), options, jitter,
-                [waiting](absl::StatusOr<std::string> answer) {
-                  MutexLock lock(&waiting->mutex);
-                  waiting->answer = std::move(answer);
-                  waiting->answered.NotifyAll();
-                });
-  MutexLock lock(&waiting->mutex);
-  while (!waiting->answer) waiting->answered.Wait(&waiting->mutex);
-  return *std::move(waiting->answer);
+                                                 std::string request, CallOptions call_options, RetryOptions options,
+                                                 RngKey jitter) {
+  return WaitForAnswer([&](Channel::Done done) {
+    CallWithRetry(channel, executor, std::move(method), std::move(request), std::move(call_options), options, jitter,
+                  std::move(done));
+  });
 }
 
 }  // namespace vlm::rpc

@@ -42,8 +42,8 @@ void CallWithRetry(Channel* channel, Executor* executor, std::string method, std
 
 // The same, waiting for the answer. Not from a thread of the transport or of `executor`.
 absl::StatusOr<std::string> CallAndWaitWithRetry(Channel* channel, Executor* executor, std::string method,
-                                                 std::string request, CallOptions call_options,
-                                                 RetryOptions options, RngKey jitter);
+                                                 std::string request, CallOptions call_options, RetryOptions options,
+                                                 RngKey jitter);
 
 }  // namespace vlm::rpc
 

@@ -16,8 +16,8 @@
 namespace vlm::rpc {
 
 struct CallContext {
-  Metadata metadata;          // as sent by the client, keys in lower case
-  absl::Duration deadline;    // left when the call arrived
+  Metadata metadata;        // as sent by the client, keys in lower case
+  absl::Duration deadline;  // left when the call arrived
   std::string peer;
 };
 
@@ -32,7 +32,7 @@ using StreamHandler =
 
 // Filled before serving starts, immutable after. Not thread-safe while being filled.
 struct ServiceRegistry {
-  std::map<std::string, UnaryHandler> unary;    // by "/package.Service/Method"
+  std::map<std::string, UnaryHandler> unary;  // by "/package.Service/Method"
   std::map<std::string, StreamHandler> streams;
 
   // Registers a handler of typed messages: void(const CallContext&, Request, function<void(StatusOr<Response>)>).

@@ -23,9 +23,8 @@ constexpr size_t kTokenDigits = 2 * kTokenBytes;
 constexpr std::string_view kBearer = "Bearer ";
 
 bool IsToken(std::string_view text) {
-  return text.size() == kTokenDigits && std::ranges::all_of(text, [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-  });
+  return text.size() == kTokenDigits &&
+         std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 std::string ParentOf(const std::string& path) {
@@ -115,7 +114,7 @@ absl::StatusOr<std::string> CreateTokenFile(const std::string& path) {
 absl::StatusOr<std::string> ReadTokenFile(const std::string& path) {
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return ErrnoStatus(errno, "open token file " + path);
-  struct stat info {};
+  struct stat info{};
   std::array<char, kTokenDigits + 2> buffer{};
   const bool known = fstat(file, &info) == 0;
   const ssize_t bytes = read(file, buffer.data(), buffer.size());
@@ -151,7 +150,7 @@ ServiceRegistry RequireToken(ServiceRegistry registry, std::vector<Credential> c
   const auto gate = std::make_shared<const Gate>(std::move(credentials), std::move(rules));
   for (auto& [method, handler] : registry.unary) {
     handler = [gate, method = method, inner = std::move(handler)](const CallContext& context, std::string request,
-                                                                 Respond respond) {
+                                                                  Respond respond) {
       absl::StatusOr<std::string> role = gate->Admit(context, method);
       if (!role.ok()) {
         respond(role.status());

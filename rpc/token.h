@@ -12,9 +12,9 @@
 
 namespace vlm::rpc {
 
-inline constexpr char kAuthorizationKey[] = "authorization";       // users and workers: "Bearer <token>"
-inline constexpr char kAttemptTokenKey[] = "vlm-attempt-token";    // trainers
-inline constexpr char kRoleKey[] = "vlm-role";                     // set by RequireToken, never by a client
+inline constexpr char kAuthorizationKey[] = "authorization";     // users and workers: "Bearer <token>"
+inline constexpr char kAttemptTokenKey[] = "vlm-attempt-token";  // trainers
+inline constexpr char kRoleKey[] = "vlm-role";                   // set by RequireToken, never by a client
 
 // 32 random bytes as 64 hex digits, from the system's generator. INTERNAL when that fails.
 absl::StatusOr<std::string> NewToken();

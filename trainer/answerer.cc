@@ -31,8 +31,8 @@ absl::StatusOr<std::unique_ptr<Answerer>> Answerer::Load(FileSystem* files, cons
   VLM_ASSIGN_OR_RETURN(answerer->store_, train::ParameterStore::Create(
                                              answerer->graph_.get(), train::PlanBuckets(*answerer->graph_, frozen, 1),
                                              {}, answerer->collective_.get(), answerer->queue_.get()));
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> weights, FolderSource::Open(files, folder));
-  VLM_RETURN_IF_ERROR(Annotate(train::LoadWeights({}, weights.get(), answerer->store_.get()), folder));
+  VLM_ASSIGN_OR_RETURN(const OpenedTensors weights, OpenTensors(files, folder, "model"));
+  VLM_RETURN_IF_ERROR(Annotate(train::LoadWeights({}, weights.source.get(), answerer->store_.get()), folder));
   for (size_t bucket = 0; bucket < answerer->store_->buckets().size(); ++bucket) {
     VLM_RETURN_IF_ERROR(answerer->store_->Acquire(static_cast<train::BucketId>(bucket)).Wait());
   }

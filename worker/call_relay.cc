@@ -56,23 +56,23 @@ void CallRelay::Attempt(std::shared_ptr<Try> attempt) {
   }
   rpc::CallOptions options;
   options.deadline = std::min(left, kTryMax);
-  parts_.channel->Call(
-      attempt->method, attempt->request, options,
-      [self = self_, executor = parts_.executor, attempt](absl::StatusOr<std::string> answer) {
-        executor->Post([self, attempt, answer = std::move(answer)]() mutable {
-          if (*self == nullptr) return;
-          CallRelay* const relay = *self;
-          if (!IsAway(answer.status())) {
-            attempt->done(std::move(answer));
-            return;
-          }
-          const absl::Duration rest = attempt->end - relay->parts_.clock->Monotonic();
-          relay->parts_.executor->PostAfter(std::min(attempt->backoff.Next(), std::max(rest, absl::ZeroDuration())),
-                                            [self, attempt] {
-                                              if (*self != nullptr) (*self)->Attempt(attempt);
-                                            });
-        });
-      });
+  parts_.channel->Call(attempt->method, attempt->request, options,
+                       [self = self_, executor = parts_.executor, attempt](absl::StatusOr<std::string> answer) {
+                         executor->Post([self, attempt, answer = std::move(answer)]() mutable {
+                           if (*self == nullptr) return;
+                           CallRelay* const relay = *self;
+                           if (!IsAway(answer.status())) {
+                             attempt->done(std::move(answer));
+                             return;
+                           }
+                           const absl::Duration rest = attempt->end - relay->parts_.clock->Monotonic();
+                           relay->parts_.executor->PostAfter(
+                               std::min(attempt->backoff.Next(), std::max(rest, absl::ZeroDuration())),
+                               [self, attempt] {
+                                 if (*self != nullptr) (*self)->Attempt(attempt);
+                               });
+                         });
+                       });
 }
 
 void CallRelay::Deliver(StoredCall call, absl::Duration deadline, rpc::Channel::Done done) {
@@ -125,12 +125,12 @@ void CallRelay::Resume(std::vector<StoredCall> calls) {
 void CallRelay::SendStored(const std::string& name) {
   const auto it = stored_.find(name);
   if (it == stored_.end()) return;
-  Attempt(std::make_shared<Try>(
-      Try{.method = it->second.call.method,
-          .request = it->second.call.request,
-          .end = absl::InfiniteDuration(),
-          .done = [this, name](absl::StatusOr<std::string> answer) { Settle(name, answer); },
-          .backoff = rpc::Backoff(kBackoffMin, kBackoffMax, parts_.jitter.Derive(++calls_))}));
+  Attempt(
+      std::make_shared<Try>(Try{.method = it->second.call.method,
+                                .request = it->second.call.request,
+                                .end = absl::InfiniteDuration(),
+                                .done = [this, name](absl::StatusOr<std::string> answer) { Settle(name, answer); },
+                                .backoff = rpc::Backoff(kBackoffMin, kBackoffMax, parts_.jitter.Derive(++calls_))}));
 }
 
 void CallRelay::Settle(const std::string& name, const absl::StatusOr<std::string>& answer) {

@@ -244,8 +244,8 @@ class ProcessSupervisor::Impl {
     if (it == processes_.end()) return;
     Process& process = it->second;
     siginfo_t info{};
-    const bool exited = waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-                        info.si_pid == pid;
+    const bool exited =
+        waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
     if (exited) kill(-pid, SIGKILL);  // what is left of its group
     ReadOutput(&process, exited);
     if (!exited) return;
@@ -289,8 +289,8 @@ class ProcessSupervisor::Impl {
   const Pipe guard_;
   const Descriptor epoll_;
   const Descriptor wake_;
-  bool stopping_ = false;               // of the thread
-  std::map<int, Process> processes_;    // of the thread, by pid
+  bool stopping_ = false;             // of the thread
+  std::map<int, Process> processes_;  // of the thread, by pid
   Mutex mutex_;
   std::deque<std::function<void()>> posted_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;  // last: starts when everything above exists

@@ -22,8 +22,8 @@ struct Launch {
 // Calls for one process come in order, on the supervisor's thread: do not block.
 struct ProcessEvents {
   std::function<void(int pid)> started;
-  std::function<void(absl::Status)> failed;  // not started; nothing else follows
-  std::function<void(std::string bytes)> output;  // stdout and stderr
+  std::function<void(absl::Status)> failed;               // not started; nothing else follows
+  std::function<void(std::string bytes)> output;          // stdout and stderr
   std::function<void(int exit_code, int signal)> exited;  // last; exit_code counts when signal is 0
 };
 

@@ -31,7 +31,7 @@ absl::StatusOr<std::unique_ptr<RankLog>> RankLog::Create(const std::string& fold
     if (error == std::errc() && end == name.data() + name.size()) newest = std::max(newest, segment);
   }
   VLM_RETURN_IF_ERROR(log->OpenSegment(newest));
-  struct stat info {};
+  struct stat info{};
   if (fstat(log->file_, &info) != 0) return ErrnoStatus(errno, "look at the log in " + folder);
   log->size_ = newest * segment_bytes + static_cast<uint64_t>(info.st_size);
   return log;

@@ -27,8 +27,8 @@ class RankLog {
   absl::Status Append(std::string_view bytes);
 
   struct Chunk {
-    uint64_t offset = 0;  // of data
-    std::string data;     // empty: nothing more yet
+    uint64_t offset = 0;         // of data
+    std::string data;            // empty: nothing more yet
     uint64_t dropped_bytes = 0;  // between the offset asked for and `offset`
   };
   absl::StatusOr<Chunk> Read(uint64_t offset, size_t bytes_max) const;
@@ -42,7 +42,7 @@ class RankLog {
   const std::string folder_;
   const uint64_t segment_bytes_;
   uint64_t size_ = 0;
-  int file_ = -1;            // the newest segment
+  int file_ = -1;  // the newest segment
   uint64_t open_segment_ = 0;
 };
 

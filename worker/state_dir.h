@@ -15,9 +15,9 @@
 namespace vlm::worker {
 
 struct StoredCall {
-  std::string name;    // of the row; equal calls have equal names
-  std::string method;  // "/vlm.v1.CheckpointService/AddPart"
-  std::string request; // serialized
+  std::string name;     // of the row; equal calls have equal names
+  std::string method;   // "/vlm.v1.CheckpointService/AddPart"
+  std::string request;  // serialized
 };
 
 // One process at a time (flock). Everything written is durable on return. Thread-safe where the system's files

@@ -152,8 +152,8 @@ void TrainerService::OnAttachMessage(AttachReceiver* receiver, const std::string
                       message.hello().rank() == receiver->rank.rank;
     if (!good) {
       receiver->admitted = false;
-      receiver->stream->Close(absl::PermissionDeniedError("the first message must be the hello of " +
-                                                          receiver->rank.ToString()));
+      receiver->stream->Close(
+          absl::PermissionDeniedError("the first message must be the hello of " + receiver->rank.ToString()));
       return;
     }
     receiver->greeted = true;
@@ -196,57 +196,57 @@ absl::Status TrainerService::Authorize(const RankKey& rank, const Request& reque
 template <typename Request, typename Response>
 void TrainerService::AddCall(const std::string& method, rpc::ServiceRegistry* registry) {
   using Respond = std::function<void(absl::StatusOr<Response>)>;
-  registry->AddUnary<Request, Response>(
-      method, [self = self_, executor = executor_, method](const rpc::CallContext& context, Request request,
-                                                           Respond respond) {
-        executor->Post([self, method, metadata = context.metadata, deadline = context.deadline,
-                        request = std::move(request), respond = std::move(respond)] {
-          TrainerService* const service = *self;
-          if (service == nullptr) return;
-          const absl::StatusOr<RankKey> rank = service->Identify(metadata);
-          const absl::Status allowed = rank.ok() ? service->Authorize(*rank, request) : rank.status();
-          if (!allowed.ok()) {
-            respond(allowed);
-            return;
+  registry->AddUnary<Request, Response>(method, [self = self_, executor = executor_, method](
+                                                    const rpc::CallContext& context, Request request, Respond respond) {
+    executor->Post([self, method, metadata = context.metadata, deadline = context.deadline,
+                    request = std::move(request), respond = std::move(respond)] {
+      TrainerService* const service = *self;
+      if (service == nullptr) return;
+      const absl::StatusOr<RankKey> rank = service->Identify(metadata);
+      const absl::Status allowed = rank.ok() ? service->Authorize(*rank, request) : rank.status();
+      if (!allowed.ok()) {
+        respond(allowed);
+        return;
+      }
+      const auto done = [self, rank = *rank, request, respond](absl::StatusOr<std::string> bytes) {
+        Response response;
+        if (bytes.ok() && !response.ParseFromString(*bytes)) {
+          bytes = absl::InternalError("answer of the coordinator does not parse");
+        }
+        if (*self != nullptr) {
+          if constexpr (std::is_same_v<Request, v1::LeaseShardsRequest>) {
+            if (bytes.ok()) (*self)->callbacks_.leased(rank, ShardsOf(request, response));
           }
-          const auto done = [self, rank = *rank, request, respond](absl::StatusOr<std::string> bytes) {
-            Response response;
-            if (bytes.ok() && !response.ParseFromString(*bytes)) {
-              bytes = absl::InternalError("answer of the coordinator does not parse");
-            }
-            if (*self != nullptr) {
-              if constexpr (std::is_same_v<Request, v1::LeaseShardsRequest>) {
-                if (bytes.ok()) (*self)->callbacks_.leased(rank, ShardsOf(request, response));
-              }
-              // Committed, lost to another lease, or of an attempt that is over: the rank is done with it.
-              if constexpr (std::is_same_v<Request, v1::CommitShardRequest> ||
-                            std::is_same_v<Request, v1::FailShardRequest>) {
-                if (IsSettled(bytes.status())) (*self)->callbacks_.released(ShardOf(request));
-              }
-            }
-            if (bytes.ok()) {
-              respond(std::move(response));
-            } else {
-              respond(bytes.status());
-            }
-          };
-          if constexpr (std::is_same_v<Request, v1::AddPartRequest>) {
-            const std::string name = "part-" + Hex(request.stage_uid()) + "-f" + std::to_string(request.fence()) +
-                                     "-s" + std::to_string(request.step()) + "-r" + std::to_string(request.rank());
-            service->relay_->Deliver({.name = name, .method = method, .request = request.SerializeAsString()}, deadline,
-                                     done);
-          } else {
-            service->relay_->Forward(method, request.SerializeAsString(), deadline, done);
+          // Committed, lost to another lease, or of an attempt that is over: the rank is done with it.
+          if constexpr (std::is_same_v<Request, v1::CommitShardRequest> ||
+                        std::is_same_v<Request, v1::FailShardRequest>) {
+            if (IsSettled(bytes.status())) (*self)->callbacks_.released(ShardOf(request));
           }
-        });
-      });
+        }
+        if (bytes.ok()) {
+          respond(std::move(response));
+        } else {
+          respond(bytes.status());
+        }
+      };
+      if constexpr (std::is_same_v<Request, v1::AddPartRequest>) {
+        const std::string name = "part-" + Hex(request.stage_uid()) + "-f" + std::to_string(request.fence()) + "-s" +
+                                 std::to_string(request.step()) + "-r" + std::to_string(request.rank());
+        service->relay_->Deliver({.name = name, .method = method, .request = request.SerializeAsString()}, deadline,
+                                 done);
+      } else {
+        service->relay_->Forward(method, request.SerializeAsString(), deadline, done);
+      }
+    });
+  });
 }
 
 rpc::ServiceRegistry TrainerService::Registry() {
   rpc::ServiceRegistry registry;
   registry.streams["/vlm.v1.TrainerService/Attach"] =
-      [self = self_, executor = executor_](const rpc::CallContext& context, std::shared_ptr<rpc::Stream> stream)
-      -> std::shared_ptr<rpc::StreamReceiver> {
+      [self = self_, executor = executor_](
+          const rpc::CallContext& context,
+          std::shared_ptr<rpc::Stream> stream) -> std::shared_ptr<rpc::StreamReceiver> {
     auto receiver = std::make_shared<AttachReceiver>(executor, self);
     executor->Post([self, receiver, metadata = context.metadata, stream = std::move(stream)]() mutable {
       if (*self != nullptr) (*self)->OnAttach(metadata, std::move(stream), receiver);

@@ -47,7 +47,7 @@ class WorkerNode::Impl {
 
   ~Impl() {
     if (server_ != nullptr) server_->Shutdown(absl::ZeroDuration());
-    supervisor_.reset();   // no events after this
+    supervisor_.reset();  // no events after this
     executor_->Stop();
     disk_->Stop();
     telemetry_.reset();
@@ -75,8 +75,8 @@ class WorkerNode::Impl {
     core_ = std::make_unique<Worker>(std::move(core));
     MakeParts();
     VLM_ASSIGN_OR_RETURN(std::vector<StoredCall> calls, state_->LoadCalls());
-    VLM_ASSIGN_OR_RETURN(server_, rpc::GrpcServer::Create({.address = "unix:" + state_->socket_path()},
-                                                          trainers_->Registry()));
+    VLM_ASSIGN_OR_RETURN(server_,
+                         rpc::GrpcServer::Create({.address = "unix:" + state_->socket_path()}, trainers_->Registry()));
     executor_->Post([this, calls = std::move(calls)]() mutable { Start(std::move(calls)); });
     return absl::OkStatus();
   }
@@ -274,8 +274,7 @@ class WorkerNode::Impl {
   }
   void Do(ReadNonce& read) {
     disk_->Post([this, check = read.check] {
-      const absl::Status status =
-          CheckRoot(options_.artifact_roots, check.root(), check.nonce_file(), check.nonce());
+      const absl::Status status = CheckRoot(options_.artifact_roots, check.root(), check.nonce_file(), check.nonce());
       std::string error = status.ok() ? std::string() : status.ToString();
       executor_->Post([this, root = check.root(), error = std::move(error)] { Feed(RootRead{root, error}); });
     });
@@ -297,10 +296,8 @@ class WorkerNode::Impl {
     }
     trainers_->Expect(spawn.rank, *token, spawn.spec.stage_uid(), spawn.spec.pool());
     Running& running = running_[spawn.rank];
-    running.labels = {.job_id = spawn.spec.job_id(),
-                      .stage = spawn.spec.stage(),
-                      .fence = spawn.rank.fence,
-                      .rank = spawn.rank.rank};
+    running.labels = {
+        .job_id = spawn.spec.job_id(), .stage = spawn.spec.stage(), .fence = spawn.rank.fence, .rank = spawn.rank.rank};
     running.kills_before = ReadOutOfMemoryKills();
     telemetry_->Begin(spawn.rank, running.labels);
     metrics_->RankStarted(running.labels);

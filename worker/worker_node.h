@@ -14,17 +14,17 @@
 namespace vlm::worker {
 
 struct WorkerNodeOptions {
-  std::string coordinator;                // rpc/address.h
-  std::string token;                      // of role "worker"
+  std::string coordinator;  // rpc/address.h
+  std::string token;        // of role "worker"
   std::string state_dir;
-  std::string trainer;                    // path of vlm-trainer
-  std::vector<v1::Device> devices;        // what is offered
+  std::string trainer;              // path of vlm-trainer
+  std::vector<v1::Device> devices;  // what is offered
   std::vector<std::string> data_roots;
   std::vector<std::string> artifact_roots;
-  std::vector<int> cpus;                  // ranks are kept on them, shared; empty: everywhere
-  std::vector<std::string> environment;   // "NAME=value" passed to trainers beside our own variables
+  std::vector<int> cpus;                 // ranks are kept on them, shared; empty: everywhere
+  std::vector<std::string> environment;  // "NAME=value" passed to trainers beside our own variables
   std::string gpu_lock_folder = "/run/lock";
-  std::string build;                      // version, for display and comparison
+  std::string build;  // version, for display and comparison
   std::string hostname;
   absl::Duration frozen_after = absl::Seconds(10);
   std::function<void(const std::string&)> note;  // one line for the log; from several threads

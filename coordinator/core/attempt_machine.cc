@@ -29,9 +29,9 @@ v1::RankRecord* Coordinator::Core::FindRank(Stage* stage, int32_t rank) {
 void Coordinator::Core::Fire(Stage* stage, AttemptEvent event, std::string reason) {
   Attempt& attempt = *stage->attempt;
   const auto next = Next(attempt.record.state(), event);
-  VLM_CHECK(next.has_value(), absl::StrCat("attempt of ", stage->record.name(), " in state ",
-                                           Word(attempt.record.state()), " cannot take event ",
-                                           static_cast<int>(event)));
+  VLM_CHECK(next.has_value(),
+            absl::StrCat("attempt of ", stage->record.name(), " in state ", Word(attempt.record.state()),
+                         " cannot take event ", static_cast<int>(event)));
   const bool unassigned = attempt.record.state() == v1::ATTEMPT_STATE_FENCING && *next != v1::ATTEMPT_STATE_STARTING;
   if (unassigned) {
     // No rank was told to start, so its slot is free at once.
@@ -123,8 +123,8 @@ void Coordinator::Core::OnPoolRankEnded(Stage* stage, int32_t number, const Fail
     why.message = absl::StrCat("rank ", number, " exited 0 while shards were left");
   }
   const bool failed = why.failure != v1::FAILURE_CLASS_UNSPECIFIED;
-  const bool blame = failed && why.failure != v1::FAILURE_CLASS_WORKER_LOST &&
-                     attempt.record.state() != v1::ATTEMPT_STATE_STOPPING;
+  const bool blame =
+      failed && why.failure != v1::FAILURE_CLASS_WORKER_LOST && attempt.record.state() != v1::ATTEMPT_STATE_STOPPING;
   // The finish task writes the stage's one final step, whose paths belong to one attempt: whoever does it again
   // needs a new fence. The shards that are done stay done.
   const bool finishing = stage->shards.HoldsFinish(number);

@@ -20,9 +20,10 @@ absl::Status Parse(std::string_view family, std::string_view key, std::string_vi
 }
 
 absl::Status Contradiction(std::string_view what, std::string_view id) {
-  return absl::DataLossError(absl::StrCat("rows of the coordinator's store contradict each other; restore it from a "
-                                          "backup: ", std::string(what), " ",
-                                          absl::CEscape(absl::string_view(id.data(), id.size()))));
+  return absl::DataLossError(
+      absl::StrCat("rows of the coordinator's store contradict each other; restore it from a "
+                   "backup: ",
+                   std::string(what), " ", absl::CEscape(absl::string_view(id.data(), id.size()))));
 }
 
 }  // namespace

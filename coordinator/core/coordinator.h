@@ -25,13 +25,13 @@ namespace vlm::coordinator {
 
 // For gauges; labels are bounded.
 struct Counts {
-  std::map<std::string, int64_t> jobs;              // by state, "pending"
-  std::map<std::string, int64_t> stages;            // by state, of jobs that are not final
-  std::map<std::string, int64_t> attempts;          // by state
-  std::map<std::string, int64_t> queued;            // by kind of reason: "capacity", "behind", "root", "workers"
-  std::map<std::string, int64_t> nodes;             // by state
-  std::map<std::string, uint64_t> restarts;         // by failure class, since this start
-  int64_t slots = 0;                                // of LIVE workers
+  std::map<std::string, int64_t> jobs;       // by state, "pending"
+  std::map<std::string, int64_t> stages;     // by state, of jobs that are not final
+  std::map<std::string, int64_t> attempts;   // by state
+  std::map<std::string, int64_t> queued;     // by kind of reason: "capacity", "behind", "root", "workers"
+  std::map<std::string, int64_t> nodes;      // by state
+  std::map<std::string, uint64_t> restarts;  // by failure class, since this start
+  int64_t slots = 0;                         // of LIVE workers
   int64_t slots_taken = 0;
 };
 

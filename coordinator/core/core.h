@@ -42,17 +42,17 @@ class Coordinator::Core {
   absl::Status CheckInvariants() const;
 
  private:
-  struct RootNonce {          // of an artifact root
-    std::string nonce_file;   // empty: not written yet
+  struct RootNonce {         // of an artifact root
+    std::string nonce_file;  // empty: not written yet
     std::string nonce;
-    absl::Duration asked;     // when the shell was asked to write it
+    absl::Duration asked;  // when the shell was asked to write it
     bool wanted = false;
     std::string problem;
   };
 
   // coordinator.cc
   absl::Status LinkRows();
-  void Resume();                    // wanted effects of stored states
+  void Resume();  // wanted effects of stored states
   void OnTime();
   void NoticeStall();
 
@@ -64,14 +64,14 @@ class Coordinator::Core {
   Job* MakeJob(const SubmitJob& input);
   void MakeStage(const spec::Stage& from, int32_t index, Job* job);
   static void DropSpecs(Job* job);
-  void DeriveJob(Job* job);         // state and reason from intent and stages
+  void DeriveJob(Job* job);  // state and reason from intent and stages
   v1::JobState DerivedState(const Job& job) const;
 
   // stage_machine.cc
   void Fire(Stage* stage, StageEvent event, std::string reason);
-  void ResolveBlocked(Job* job);    // parents that are final move their children
+  void ResolveBlocked(Job* job);  // parents that are final move their children
   void LookForReuse(Stage* stage);
-  void WantCall(Stage* stage);      // names the call that the state wants, unless one is on its way
+  void WantCall(Stage* stage);  // names the call that the state wants, unless one is on its way
   bool FailCall(Stage* stage, const absl::Status& status);  // true: it may pass, and will be named again
   void UpdateBusy(Stage* stage);
   const v1::OutputRecord* ReuseCandidate(const Stage& stage) const;
@@ -88,7 +88,7 @@ class Coordinator::Core {
   void On(const AttemptOpened& input);
   void AssignRanks(Stage* stage, Worker* worker, const std::set<int32_t>* only);
   v1::AttemptSpec MakeSpec(const Stage& stage) const;
-  void OnReady(Stage* stage);       // an endpoint was posted
+  void OnReady(Stage* stage);  // an endpoint was posted
   void SendRendezvous(Stage* stage, Worker* only);
   void FillVacancies(Stage* stage);
   static bool HasVacancy(const Stage& stage);
@@ -158,12 +158,12 @@ class Coordinator::Core {
   StageQueue queue_;
   std::map<std::string, RootNonce> roots_;
   std::map<std::string, uint64_t> restarts_;
-  std::string head_;                // "job/stage" that waits for what is running: those behind wait for it
-  size_t live_jobs_ = 0;            // not final
-  bool root_waiting_ = false;       // a stage waits for a worker to see its artifacts
+  std::string head_;           // "job/stage" that waits for what is running: those behind wait for it
+  size_t live_jobs_ = 0;       // not final
+  bool root_waiting_ = false;  // a stage waits for a worker to see its artifacts
   absl::Duration root_look_;
-  bool workers_changed_ = false;    // parked stages are looked at again
-  bool schedule_ = false;           // capacity, the queue or a root check changed
+  bool workers_changed_ = false;  // parked stages are looked at again
+  bool schedule_ = false;         // capacity, the queue or a root check changed
   absl::Duration last_handle_;
   absl::Duration last_tick_;
   std::map<std::string, std::unique_ptr<Stage>> restoring_;  // rows of stages, until Start links them to jobs

@@ -38,14 +38,19 @@ void Coordinator::Core::NoteBeat(Stage* stage, const v1::RankBeat& beat) {
 
 absl::Duration Coordinator::Core::HangBudget(const Stage& stage, const LiveRank& rank) const {
   switch (rank.phase) {
-    case v1::RANK_PHASE_LOAD: return options_.hang_load;
-    case v1::RANK_PHASE_EVAL: return options_.hang_eval;
-    case v1::RANK_PHASE_SAVE: return options_.hang_save;
-    case v1::RANK_PHASE_PUBLISH: return options_.hang_publish;
+    case v1::RANK_PHASE_LOAD:
+      return options_.hang_load;
+    case v1::RANK_PHASE_EVAL:
+      return options_.hang_eval;
+    case v1::RANK_PHASE_SAVE:
+      return options_.hang_save;
+    case v1::RANK_PHASE_PUBLISH:
+      return options_.hang_publish;
     case v1::RANK_PHASE_STEP:
       if (stage.record.pool() || rank.step_times.size() < kStepTimesNeeded) return options_.hang_first_steps;
       return std::max(options_.hang_step_min, kMedians * Median(rank.step_times));
-    default: return options_.hang_init;
+    default:
+      return options_.hang_init;
   }
 }
 
@@ -67,13 +72,15 @@ void Coordinator::Core::WatchForHangs(Stage* stage) {
     const absl::Duration still = now() - live.moved_at;
     const absl::Duration budget = HangBudget(*stage, live);
     if (silent > options_.frozen_after) {
-      suspects.push_back({rank.rank(), live.beat.collective(),
+      suspects.push_back({rank.rank(),
+                          live.beat.collective(),
                           {v1::FAILURE_CLASS_HANG, live.beat_at, absl::ZeroDuration(), rank.rank(),
                            absl::StrCat("rank ", rank.rank(), " on ", rank.node_id(), " is frozen: no beat for ",
                                         absl::FormatDuration(absl::Trunc(silent, absl::Milliseconds(100))))}});
     } else if (still > budget) {
       suspects.push_back(
-          {rank.rank(), live.beat.collective(),
+          {rank.rank(),
+           live.beat.collective(),
            {v1::FAILURE_CLASS_HANG, live.moved_at, absl::ZeroDuration(), rank.rank(),
             absl::StrCat("rank ", rank.rank(), " on ", rank.node_id(), " hangs in ", Word(live.phase), " at step ",
                          live.beat.step(), ", collective ", live.beat.collective(), ": no progress for ",

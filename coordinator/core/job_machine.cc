@@ -12,7 +12,7 @@
 namespace vlm::coordinator {
 namespace {
 
-constexpr size_t kSuffixBytes = 5;     // 8 characters of base 32
+constexpr size_t kSuffixBytes = 5;  // 8 characters of base 32
 constexpr size_t kStageUidBytes = 16;
 
 std::string Suffix(const std::string& bytes) {
@@ -41,12 +41,18 @@ absl::Status NoSuchJob(const std::string& job_id) {
 
 JobEvent EventTowards(v1::JobState state) {
   switch (state) {
-    case v1::JOB_STATE_RUNNING: return JobEvent::kAttemptOpened;
-    case v1::JOB_STATE_CANCELLING: return JobEvent::kCancelled;
-    case v1::JOB_STATE_CANCELLED: return JobEvent::kLastAttemptEnded;
-    case v1::JOB_STATE_SUCCEEDED: return JobEvent::kAllSucceeded;
-    case v1::JOB_STATE_FAILED: return JobEvent::kFailed;
-    default: return JobEvent::kRetried;
+    case v1::JOB_STATE_RUNNING:
+      return JobEvent::kAttemptOpened;
+    case v1::JOB_STATE_CANCELLING:
+      return JobEvent::kCancelled;
+    case v1::JOB_STATE_CANCELLED:
+      return JobEvent::kLastAttemptEnded;
+    case v1::JOB_STATE_SUCCEEDED:
+      return JobEvent::kAllSucceeded;
+    case v1::JOB_STATE_FAILED:
+      return JobEvent::kFailed;
+    default:
+      return JobEvent::kRetried;
   }
 }
 
@@ -54,8 +60,8 @@ JobEvent EventTowards(v1::JobState state) {
 
 absl::Status Coordinator::Core::CheckSubmit(const SubmitJob& input) const {
   if (input.request_id.empty() || input.request_id.size() > kRequestIdBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("request_id needs 1 to ", kRequestIdBytesMax, " bytes, got ",
-                                                   input.request_id.size()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("request_id needs 1 to ", kRequestIdBytesMax, " bytes, got ", input.request_id.size()));
   }
   if (input.job.stages.empty()) return absl::InvalidArgumentError("a job needs at least one stage");
   if (input.job.artifacts.empty() && options_.default_artifacts.empty()) {
@@ -75,7 +81,8 @@ void Coordinator::Core::On(const SubmitJob& input) {
     if (known->second.payload() != hash) {
       ledger_.Answer({input.call,
                       absl::AlreadyExistsError(absl::StrCat("this request_id was used for another job file; choose a "
-                                                            "new one: ", input.request_id)),
+                                                            "new one: ",
+                                                            input.request_id)),
                       {}});
       return;
     }
@@ -219,11 +226,11 @@ void Coordinator::Core::On(const RetryJob& input) {
     return OnRetry(stage->record.state()) == CommandEffect::kRequeue;
   });
   if (job->record.intent() != v1::INTENT_RUN || !any) {
-    ledger_.Answer({input.call,
-                    absl::FailedPreconditionError(absl::StrCat("only a job with a failed stage can be retried; ",
-                                                               job->record.job_id(), " is ",
-                                                               Word(job->record.state()))),
-                    {}});
+    ledger_.Answer(
+        {input.call,
+         absl::FailedPreconditionError(absl::StrCat("only a job with a failed stage can be retried; ",
+                                                    job->record.job_id(), " is ", Word(job->record.state()))),
+         {}});
     return;
   }
   ledger_.Event(job, nullptr, "job.retry", By(input.actor, input.request.note()));

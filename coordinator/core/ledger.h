@@ -31,9 +31,9 @@ struct LiveRank {
   v1::RankPhase phase = v1::RANK_PHASE_ASSIGNED;
   std::optional<v1::Endpoint> endpoint;
   v1::RankBeat beat;
-  absl::Duration beat_at;       // newest beat
-  absl::Duration moved_at;      // newest change of (phase, counter)
-  absl::Duration step_at;       // newest change of beat.step
+  absl::Duration beat_at;   // newest beat
+  absl::Duration moved_at;  // newest change of (phase, counter)
+  absl::Duration step_at;   // newest change of beat.step
   std::deque<absl::Duration> step_times;
   std::optional<v1::FailureClass> condemned;  // why we stop this rank alone
   std::string condemned_message;
@@ -42,33 +42,33 @@ struct LiveRank {
 struct Attempt {
   v1::AttemptRecord record;
   std::map<int32_t, LiveRank> live;
-  absl::Duration since;         // of the state
+  absl::Duration since;  // of the state
   absl::Duration stop_sent;
   RootCause cause;
-  absl::Duration fill_after;    // of a pool: vacant ranks are replaced from then on
+  absl::Duration fill_after;  // of a pool: vacant ranks are replaced from then on
   bool rendezvous_sent = false;
 };
 
 // A call to the checkpoint service that the stage's state wants.
 struct WantedCall {
   bool wanted = false;
-  absl::Duration next;          // when it is named again
+  absl::Duration next;  // when it is named again
   int32_t failures = 0;
-  std::string problem;          // of the last answer
+  std::string problem;  // of the last answer
 };
 
 struct Job;
 struct Stage {
   Job* job = nullptr;
-  int32_t index = 0;            // in the job
+  int32_t index = 0;  // in the job
   v1::StageRecord record;
-  std::string spec_json;        // canonical; empty once the job is final and good
+  std::string spec_json;  // canonical; empty once the job is final and good
   std::optional<Attempt> attempt;
-  ShardTable shards;            // of a pool
+  ShardTable shards;  // of a pool
   WantedCall call;
-  bool reuse_refused = false;   // looked at since this start, and it was not usable
+  bool reuse_refused = false;  // looked at since this start, and it was not usable
   absl::Duration backoff_until;
-  std::string wait_kind;        // of a QUEUED stage, for gauges
+  std::string wait_kind;  // of a QUEUED stage, for gauges
 };
 
 struct Job {
@@ -80,14 +80,14 @@ struct Job {
 class Ledger {
  public:
   v1::MetaRecord meta;
-  std::map<std::string, std::unique_ptr<Job>> jobs;      // by job_id
+  std::map<std::string, std::unique_ptr<Job>> jobs;  // by job_id
   std::map<uint64_t, Job*> jobs_by_sequence;
-  std::map<std::string, Stage*> stages;                  // by stage_uid
+  std::map<std::string, Stage*> stages;  // by stage_uid
   std::map<std::string, v1::RequestRecord> requests;
   std::map<std::string, v1::OutputRecord> outputs_by_key;
-  std::set<std::string> busy;                            // stages with a call, an attempt or a backoff
+  std::set<std::string> busy;  // stages with a call, an attempt or a backoff
 
-  Now now;                                               // of the Handle in progress
+  Now now;  // of the Handle in progress
 
   void TouchMeta() { meta_touched_ = true; }
   void Touch(const Job& job) { jobs_touched_.insert(job.record.job_id()); }

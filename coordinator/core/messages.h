@@ -28,23 +28,49 @@ struct Now {
 // `call` is the shell's number for a request; exactly one Reply of the same Handle carries it.
 struct SubmitJob {
   uint64_t call = 0;
-  spec::Job job;            // parsed from job_yaml, without diagnostics
-  std::string job_yaml;     // as received: its digest is the payload of request_id
+  spec::Job job;         // parsed from job_yaml, without diagnostics
+  std::string job_yaml;  // as received: its digest is the payload of request_id
   std::string request_id;
-  std::string actor;        // for the record; may be empty
+  std::string actor;  // for the record; may be empty
 };
-struct CancelJob { uint64_t call = 0; v1::CancelJobRequest request; std::string actor; };
-struct RetryJob { uint64_t call = 0; v1::RetryJobRequest request; std::string actor; };
+struct CancelJob {
+  uint64_t call = 0;
+  v1::CancelJobRequest request;
+  std::string actor;
+};
+struct RetryJob {
+  uint64_t call = 0;
+  v1::RetryJobRequest request;
+  std::string actor;
+};
 
 // From the worker `node_id` for one of its ranks.
-struct LeaseShards { uint64_t call = 0; std::string node_id; v1::LeaseShardsRequest request; };
-struct CommitShard { uint64_t call = 0; v1::CommitShardRequest request; };
-struct FailShard { uint64_t call = 0; v1::FailShardRequest request; };
-struct ListShards { uint64_t call = 0; v1::ListShardsRequest request; };
+struct LeaseShards {
+  uint64_t call = 0;
+  std::string node_id;
+  v1::LeaseShardsRequest request;
+};
+struct CommitShard {
+  uint64_t call = 0;
+  v1::CommitShardRequest request;
+};
+struct FailShard {
+  uint64_t call = 0;
+  v1::FailShardRequest request;
+};
+struct ListShards {
+  uint64_t call = 0;
+  v1::ListShardsRequest request;
+};
 
 // `session` is the shell's number of a worker's stream, never used twice. The first message is Hello.
-struct FromWorker { uint64_t session = 0; v1::SessionRequest message; };
-struct SessionClosed { uint64_t session = 0; };
+struct FromWorker {
+  uint64_t session = 0;
+  v1::SessionRequest message;
+};
+struct SessionClosed {
+  uint64_t session = 0;
+};
 
 // Answers of the checkpoint service. An answer that is no longer wanted is ignored.
 struct AttemptOpened {
@@ -60,16 +86,25 @@ struct ArtifactCommitted {
   v1::CommitArtifactResponse response;
 };
 struct StepVerified {
-  std::string for_stage;    // as in the effect
+  std::string for_stage;  // as in the effect
   v1::VerifyStepRequest request;
   absl::Status status;
   v1::VerifyStepResponse response;
 };
 // A hint, as soon as the shell sees a step commit: committed progress resets retry budgets. When it is lost,
 // the next OpenAttempt tells the same.
-struct StepCommitted { std::string stage_uid; uint64_t fence = 0; uint64_t step = 0; };
+struct StepCommitted {
+  std::string stage_uid;
+  uint64_t fence = 0;
+  uint64_t step = 0;
+};
 
-struct NonceWritten { std::string root; std::string nonce_file; std::string nonce; absl::Status status; };
+struct NonceWritten {
+  std::string root;
+  std::string nonce_file;
+  std::string nonce;
+  absl::Status status;
+};
 // Fed when NextWake() is reached, after every message that has already arrived; harmless at any time.
 struct TimePassed {};
 
@@ -78,14 +113,29 @@ using Input = std::variant<SubmitJob, CancelJob, RetryJob, LeaseShards, CommitSh
                            TimePassed>;
 
 // --- what to do ---
-struct SendToWorker { uint64_t session = 0; v1::SessionResponse message; };
-struct CloseSession { uint64_t session = 0; absl::Status status; };  // answered by no SessionClosed
-struct OpenAttempt { v1::OpenAttemptRequest request; };              // answered by AttemptOpened
-struct CommitArtifact { v1::CommitArtifactRequest request; };        // answered by ArtifactCommitted
+struct SendToWorker {
+  uint64_t session = 0;
+  v1::SessionResponse message;
+};
+struct CloseSession {
+  uint64_t session = 0;
+  absl::Status status;
+};  // answered by no SessionClosed
+struct OpenAttempt {
+  v1::OpenAttemptRequest request;
+};  // answered by AttemptOpened
+struct CommitArtifact {
+  v1::CommitArtifactRequest request;
+};  // answered by ArtifactCommitted
 // An older stage's artifact is read again before `for_stage` reuses it; answered by StepVerified.
-struct VerifyStep { std::string for_stage; v1::VerifyStepRequest request; };
+struct VerifyStep {
+  std::string for_stage;
+  v1::VerifyStepRequest request;
+};
 // Write a small file with random bytes below `root` (made when missing); answered by NonceWritten.
-struct WriteNonce { std::string root; };
+struct WriteNonce {
+  std::string root;
+};
 
 using Effect = std::variant<SendToWorker, CloseSession, OpenAttempt, CommitArtifact, VerifyStep, WriteNonce>;
 
@@ -101,7 +151,7 @@ struct Reply {
 // batch and every earlier one is durable. When a sync fails the process must end: memory is ahead of the disk.
 struct Outputs {
   std::vector<Mutation> writes;
-  std::vector<v1::Event> events;    // also in `writes`; for live watchers
+  std::vector<v1::Event> events;  // also in `writes`; for live watchers
   std::vector<Reply> replies;
   std::vector<Effect> effects;
 };

@@ -21,11 +21,11 @@ struct CoordinatorOptions {
   absl::Duration stall = absl::Seconds(1);             // a longer gap between ticks is a stall of our own
   absl::Duration tick = absl::Milliseconds(250);
   absl::Duration orphan_grace = absl::Minutes(10);
-  absl::Duration start_timeout = absl::Seconds(300);   // assignment to every rank READY
-  absl::Duration stop_grace = absl::Seconds(10);       // TERM to KILL
-  absl::Duration root_cause_window = absl::Seconds(2); // other ranks' reports may supply an earlier root cause
-  absl::Duration lost_wait = absl::Seconds(5);         // from a lost worker's last beat to the next attempt
-  absl::Duration frozen_after = absl::Seconds(10);     // no beat of a rank while its worker beats
+  absl::Duration start_timeout = absl::Seconds(300);    // assignment to every rank READY
+  absl::Duration stop_grace = absl::Seconds(10);        // TERM to KILL
+  absl::Duration root_cause_window = absl::Seconds(2);  // other ranks' reports may supply an earlier root cause
+  absl::Duration lost_wait = absl::Seconds(5);          // from a lost worker's last beat to the next attempt
+  absl::Duration frozen_after = absl::Seconds(10);      // no beat of a rank while its worker beats
 
   // Without a change of a rank's counter for so long in that phase it is hung.
   absl::Duration hang_init = absl::Minutes(5);
@@ -37,13 +37,13 @@ struct CoordinatorOptions {
   absl::Duration hang_step_min = absl::Seconds(10);    // else max(this, five medians)
 
   absl::Duration shard_lease = absl::Seconds(30);
-  absl::Duration call_overdue = absl::Seconds(30);     // a checkpoint call without an answer is named again
+  absl::Duration call_overdue = absl::Seconds(30);          // a checkpoint call without an answer is named again
   absl::Duration call_retry_min = absl::Milliseconds(500);  // after an answer that may pass, doubling ...
   absl::Duration call_retry_max = absl::Seconds(10);        // ... up to this
-  absl::Duration resend = absl::Seconds(5);            // Stop and CheckRoot are sent again after so long
-  absl::Duration root_recheck = absl::Seconds(30);     // a worker that does not see an artifact root
+  absl::Duration resend = absl::Seconds(5);                 // Stop and CheckRoot are sent again after so long
+  absl::Duration root_recheck = absl::Seconds(30);          // a worker that does not see an artifact root
   uint64_t telemetry_credit_bytes = 1 << 20;
-  size_t live_jobs_max = 100'000;                      // more submits are RESOURCE_EXHAUSTED
+  size_t live_jobs_max = 100'000;  // more submits are RESOURCE_EXHAUSTED
 };
 
 inline constexpr uint32_t kProtocolMin = 1;
@@ -53,7 +53,7 @@ inline constexpr uint64_t kLeaseIdBlock = 1000;
 inline constexpr uint32_t kShardTriesMax = 3;
 inline constexpr uint32_t kShardsPerLeaseMax = 16;
 inline constexpr size_t kRequestIdBytesMax = 128;
-inline constexpr size_t kMessageBytesMax = 4096;       // of failures kept in rows
+inline constexpr size_t kMessageBytesMax = 4096;  // of failures kept in rows
 inline constexpr int kListPageMax = 1000;
 
 }  // namespace vlm::coordinator

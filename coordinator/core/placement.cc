@@ -96,7 +96,8 @@ NodeOffer::Usable Coordinator::Core::RootUsable(const Worker& worker, const std:
   const auto it = worker.roots.find(root);
   if (it == worker.roots.end()) return NodeOffer::Usable::kRootUnchecked;
   switch (it->second.state) {
-    case RootCheck::State::kSeen: return NodeOffer::Usable::kYes;
+    case RootCheck::State::kSeen:
+      return NodeOffer::Usable::kYes;
     case RootCheck::State::kFailed:
       *problem = absl::StrCat("does not see ", root, ": ", it->second.error);
       return NodeOffer::Usable::kRootFailed;

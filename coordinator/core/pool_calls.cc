@@ -21,8 +21,8 @@ absl::StatusOr<Stage*> Coordinator::Core::FindPool(const std::string& stage_uid,
   if (it == ledger_.stages.end()) return absl::NotFoundError("no such stage");
   Stage* stage = it->second;
   if (!stage->record.pool()) {
-    return absl::InvalidArgumentError(absl::StrCat("only pools have shards; stage ", stage->record.name(), " is ",
-                                                   stage->record.kind()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("only pools have shards; stage ", stage->record.name(), " is ", stage->record.kind()));
   }
   if (stage->record.fence() != fence || !stage->attempt.has_value() || stage->attempt->record.fence() != fence ||
       stage->record.state() != v1::STAGE_STATE_ACTIVE) {
@@ -140,8 +140,8 @@ void Coordinator::Core::On(const ListShards& input) {
   const absl::StatusOr<Stage*> found = FindPool(request.stage_uid(), request.fence());
   absl::Status status = found.status();
   if (status.ok() && (*found)->shards.done() != (*found)->shards.shards()) {
-    status = absl::FailedPreconditionError(absl::StrCat("shards are listed when all are done; done: ",
-                                                        (*found)->shards.done(), " of ", (*found)->shards.shards()));
+    status = absl::FailedPreconditionError(absl::StrCat(
+        "shards are listed when all are done; done: ", (*found)->shards.done(), " of ", (*found)->shards.shards()));
   }
   if (!status.ok()) {
     ledger_.Answer({input.call, std::move(status), {}});

@@ -5,15 +5,24 @@ namespace vlm::coordinator {
 v1::FailureClass ClassOfExit(int32_t exit_code, int32_t signal) {
   if (signal != 0) return v1::FAILURE_CLASS_CRASH;
   switch (exit_code) {
-    case 0: return v1::FAILURE_CLASS_UNSPECIFIED;
-    case 64: return v1::FAILURE_CLASS_USER_ERROR;
-    case 65: return v1::FAILURE_CLASS_BAD_DATA;
-    case 66: return v1::FAILURE_CLASS_DAMAGED_CHECKPOINT;
-    case 69: return v1::FAILURE_CLASS_PEER_LOST;
-    case 74: return v1::FAILURE_CLASS_STORAGE;
-    case 78: return v1::FAILURE_CLASS_INCOMPATIBLE;
-    case 79: return v1::FAILURE_CLASS_NUMERIC;
-    default: return v1::FAILURE_CLASS_CRASH;
+    case 0:
+      return v1::FAILURE_CLASS_UNSPECIFIED;
+    case 64:
+      return v1::FAILURE_CLASS_USER_ERROR;
+    case 65:
+      return v1::FAILURE_CLASS_BAD_DATA;
+    case 66:
+      return v1::FAILURE_CLASS_DAMAGED_CHECKPOINT;
+    case 69:
+      return v1::FAILURE_CLASS_PEER_LOST;
+    case 74:
+      return v1::FAILURE_CLASS_STORAGE;
+    case 78:
+      return v1::FAILURE_CLASS_INCOMPATIBLE;
+    case 79:
+      return v1::FAILURE_CLASS_NUMERIC;
+    default:
+      return v1::FAILURE_CLASS_CRASH;
   }
 }
 

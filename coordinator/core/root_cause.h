@@ -13,8 +13,8 @@ namespace vlm::coordinator {
 
 struct Failure {
   v1::FailureClass failure = v1::FAILURE_CLASS_UNSPECIFIED;
-  absl::Duration at;      // on the coordinator's clock: arrival minus the report's age minus half a round trip
-  absl::Duration error;   // of `at`, to both sides
+  absl::Duration at;     // on the coordinator's clock: arrival minus the report's age minus half a round trip
+  absl::Duration error;  // of `at`, to both sides
   int32_t rank = -1;
   std::string message;
 };

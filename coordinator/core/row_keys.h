@@ -10,19 +10,19 @@
 namespace vlm::coordinator {
 
 // Families that Coordinator::AddRow wants, all of them, before Start.
-inline constexpr std::string_view kMetaFamily = "meta";            // "meta" -> MetaRecord
-inline constexpr std::string_view kJobFamily = "job";              // job_id -> JobRecord
-inline constexpr std::string_view kStageFamily = "stage";          // stage_uid -> StageRecord
-inline constexpr std::string_view kStageSpecFamily = "stage_spec"; // stage_uid -> canonical JSON of the stage
-inline constexpr std::string_view kAttemptFamily = "attempt";      // stage_uid -> AttemptRecord (the newest)
-inline constexpr std::string_view kShardFamily = "shard";          // stage_uid, number u32 -> ShardRecord
-inline constexpr std::string_view kNodeFamily = "node";            // node_id -> NodeRecord
-inline constexpr std::string_view kRequestFamily = "request";      // request_id -> RequestRecord
-inline constexpr std::string_view kOutputFamily = "output";        // stage_key -> OutputRecord
+inline constexpr std::string_view kMetaFamily = "meta";             // "meta" -> MetaRecord
+inline constexpr std::string_view kJobFamily = "job";               // job_id -> JobRecord
+inline constexpr std::string_view kStageFamily = "stage";           // stage_uid -> StageRecord
+inline constexpr std::string_view kStageSpecFamily = "stage_spec";  // stage_uid -> canonical JSON of the stage
+inline constexpr std::string_view kAttemptFamily = "attempt";       // stage_uid -> AttemptRecord (the newest)
+inline constexpr std::string_view kShardFamily = "shard";           // stage_uid, number u32 -> ShardRecord
+inline constexpr std::string_view kNodeFamily = "node";             // node_id -> NodeRecord
+inline constexpr std::string_view kRequestFamily = "request";       // request_id -> RequestRecord
+inline constexpr std::string_view kOutputFamily = "output";         // stage_key -> OutputRecord
 // Families the core writes and never reads back; the shell serves them.
-inline constexpr std::string_view kJobYamlFamily = "job_yaml";     // job_id -> the submitted text
-inline constexpr std::string_view kEventFamily = "event";          // sequence u64 -> v1::Event
-inline constexpr std::string_view kJobEventFamily = "job_event";   // job_id, 0, sequence u64 -> empty
+inline constexpr std::string_view kJobYamlFamily = "job_yaml";    // job_id -> the submitted text
+inline constexpr std::string_view kEventFamily = "event";         // sequence u64 -> v1::Event
+inline constexpr std::string_view kJobEventFamily = "job_event";  // job_id, 0, sequence u64 -> empty
 
 std::vector<std::string> RestoredFamilies();  // of AddRow
 std::vector<std::string> AllFamilies();       // to open the store with

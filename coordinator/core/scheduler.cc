@@ -17,9 +17,9 @@ struct Free {
 };
 
 struct Survey {
-  std::vector<Free> usable;                     // nodes with free slots
-  int64_t free = 0, offered = 0;                // slots of usable nodes
-  int64_t unchecked = 0, reattaching = 0;       // slots that may become usable
+  std::vector<Free> usable;                // nodes with free slots
+  int64_t free = 0, offered = 0;           // slots of usable nodes
+  int64_t unchecked = 0, reattaching = 0;  // slots that may become usable
   std::map<std::string, int64_t> holders;
   std::vector<std::string> problems;
 };
@@ -52,9 +52,14 @@ Survey Look(v1::DeviceKind kind, const std::vector<NodeOffer>& offers) {
             ++survey.holders[slot.holder];
           }
           break;
-        case NodeOffer::Usable::kRootUnchecked: ++survey.unchecked; break;
-        case NodeOffer::Usable::kUnknown: ++survey.reattaching; break;
-        case NodeOffer::Usable::kRootFailed: break;
+        case NodeOffer::Usable::kRootUnchecked:
+          ++survey.unchecked;
+          break;
+        case NodeOffer::Usable::kUnknown:
+          ++survey.reattaching;
+          break;
+        case NodeOffer::Usable::kRootFailed:
+          break;
       }
     }
     survey.free += static_cast<int64_t>(free.devices.size());
@@ -94,8 +99,8 @@ void Explain(const PlacementWish& wish, v1::DeviceKind kind, const Survey& surve
     decision->reason = absl::StrCat(need, "; waiting for workers with ", survey.reattaching, " slots to reconnect");
   } else if (!survey.problems.empty()) {
     decision->kind = "root";
-    decision->reason = absl::StrCat(need, ", workers offer ", survey.offered, "; not usable: ",
-                                    absl::StrJoin(survey.problems, "; "));
+    decision->reason =
+        absl::StrCat(need, ", workers offer ", survey.offered, "; not usable: ", absl::StrJoin(survey.problems, "; "));
   } else {
     decision->kind = "workers";
     decision->reason =

@@ -16,12 +16,12 @@ namespace vlm::coordinator {
 struct NodeOffer {
   struct Slot {
     v1::Device device;
-    std::string holder;           // empty: free; else who has it, for people
+    std::string holder;  // empty: free; else who has it, for people
   };
   enum class Usable { kYes, kRootUnchecked, kRootFailed, kUnknown };
   std::string node_id;
   Usable usable = Usable::kYes;
-  std::string problem;            // of kRootFailed
+  std::string problem;  // of kRootFailed
   std::vector<Slot> slots;
 };
 
@@ -40,8 +40,8 @@ struct PlacementDecision {
   std::vector<PlacedRank> ranks;  // empty: wait
   // Waiting, but when what runs now ends there will be room: later stages must not take what is free.
   bool reserve = false;
-  std::string kind;               // of the wait: "capacity", "root", "workers"; empty when placed
-  std::string reason;             // what is missing, how much, who holds it; or where the ranks go
+  std::string kind;    // of the wait: "capacity", "root", "workers"; empty when placed
+  std::string reason;  // what is missing, how much, who holds it; or where the ranks go
 };
 
 // As many ranks as free slots allow, from min to max. Workers with more free slots come first (ranks of a gang
@@ -51,8 +51,8 @@ PlacementDecision DecidePlacement(const PlacementWish& wish, const std::vector<N
 // QUEUED stages in the order in which they are asked.
 struct QueueKey {
   int32_t priority = 0;
-  uint64_t sequence = 0;          // of the job
-  int32_t stage = 0;              // in the job
+  uint64_t sequence = 0;  // of the job
+  int32_t stage = 0;      // in the job
   std::string stage_uid;
   friend auto operator<=>(const QueueKey&, const QueueKey&) = default;
 };

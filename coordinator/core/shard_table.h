@@ -21,7 +21,7 @@ class ShardTable {
  public:
   struct Lease {
     uint64_t lease_id = 0;
-    int32_t rank = -1;      // -1: announced by a worker after our restart
+    int32_t rank = -1;  // -1: announced by a worker after our restart
     absl::Duration until;
   };
 
@@ -56,8 +56,8 @@ class ShardTable {
   bool ForgetFinish() { return rows_.erase(shards_) > 0; }
 
   uint32_t shards() const { return shards_; }
-  uint32_t done() const;           // shards, the finish task not counted
-  bool finished() const;           // the finish task is DONE
+  uint32_t done() const;  // shards, the finish task not counted
+  bool finished() const;  // the finish task is DONE
   bool poisoned() const;
   const v1::ShardRecord* row(uint32_t shard) const;
   const std::map<uint32_t, Lease>& leases() const { return leases_; }

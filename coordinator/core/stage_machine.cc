@@ -142,8 +142,8 @@ void Coordinator::Core::LookForReuse(Stage* stage) {
 
 void Coordinator::Core::WantCall(Stage* stage) {
   const v1::StageRecord& record = stage->record;
-  const bool fencing = record.state() == v1::STAGE_STATE_ACTIVE &&
-                       stage->attempt->record.state() == v1::ATTEMPT_STATE_FENCING;
+  const bool fencing =
+      record.state() == v1::STAGE_STATE_ACTIVE && stage->attempt->record.state() == v1::ATTEMPT_STATE_FENCING;
   const bool publishing = record.state() == v1::STAGE_STATE_PUBLISHING;
   const v1::OutputRecord* reuse = record.state() == v1::STAGE_STATE_BLOCKED ? ReuseCandidate(*stage) : nullptr;
   if (!fencing && !publishing && reuse == nullptr) return;
@@ -202,9 +202,9 @@ void Coordinator::Core::On(const StepVerified& input) {
     stage->reuse_refused = true;
     Fire(stage, StageEvent::kReuseMissed,
          absl::StrCat("the artifact of job ", candidate->job_id(), " cannot be reused: ",
-                      input.status.ok() ? absl::StrCat(input.response.damages(0).file(), ": ",
-                                                       input.response.damages(0).detail())
-                                        : Text(input.status)));
+                      input.status.ok()
+                          ? absl::StrCat(input.response.damages(0).file(), ": ", input.response.damages(0).detail())
+                          : Text(input.status)));
     return;
   }
   stage->record.set_artifact_digest(candidate->digest());

@@ -12,65 +12,98 @@ std::string Name(v1::AttemptState state) { return absl::AsciiStrToUpper(Word(sta
 std::string Name(v1::NodeState state) { return absl::AsciiStrToUpper(Word(state)); }
 std::string Name(RankState state) {
   switch (state) {
-    case RankState::kAssigned: return "ASSIGNED";
-    case RankState::kReady: return "READY";
-    case RankState::kEnded: return "ENDED";
+    case RankState::kAssigned:
+      return "ASSIGNED";
+    case RankState::kReady:
+      return "READY";
+    case RankState::kEnded:
+      return "ENDED";
   }
   return "?";
 }
 
 std::string Name(JobEvent event) {
   switch (event) {
-    case JobEvent::kAttemptOpened: return "attempt opened";
-    case JobEvent::kCancelled: return "cancelled";
-    case JobEvent::kLastAttemptEnded: return "nothing left to stop";
-    case JobEvent::kAllSucceeded: return "all stages good";
-    case JobEvent::kFailed: return "failed";
-    case JobEvent::kRetried: return "retry";
+    case JobEvent::kAttemptOpened:
+      return "attempt opened";
+    case JobEvent::kCancelled:
+      return "cancelled";
+    case JobEvent::kLastAttemptEnded:
+      return "nothing left to stop";
+    case JobEvent::kAllSucceeded:
+      return "all stages good";
+    case JobEvent::kFailed:
+      return "failed";
+    case JobEvent::kRetried:
+      return "retry";
   }
   return "?";
 }
 std::string Name(StageEvent event) {
   switch (event) {
-    case StageEvent::kReuseFound: return "reuse found";
-    case StageEvent::kReuseMissed: return "nothing to reuse";
-    case StageEvent::kParentFailed: return "parent failed";
-    case StageEvent::kCapacity: return "capacity";
-    case StageEvent::kAttemptSucceeded: return "attempt succeeded";
-    case StageEvent::kFailedRetry: return "failed, retry";
-    case StageEvent::kFailedFinal: return "failed, final";
-    case StageEvent::kBackoffOver: return "backoff over";
-    case StageEvent::kPublished: return "published";
-    case StageEvent::kCancelled: return "cancelled";
-    case StageEvent::kRetried: return "retry";
+    case StageEvent::kReuseFound:
+      return "reuse found";
+    case StageEvent::kReuseMissed:
+      return "nothing to reuse";
+    case StageEvent::kParentFailed:
+      return "parent failed";
+    case StageEvent::kCapacity:
+      return "capacity";
+    case StageEvent::kAttemptSucceeded:
+      return "attempt succeeded";
+    case StageEvent::kFailedRetry:
+      return "failed, retry";
+    case StageEvent::kFailedFinal:
+      return "failed, final";
+    case StageEvent::kBackoffOver:
+      return "backoff over";
+    case StageEvent::kPublished:
+      return "published";
+    case StageEvent::kCancelled:
+      return "cancelled";
+    case StageEvent::kRetried:
+      return "retry";
   }
   return "?";
 }
 std::string Name(AttemptEvent event) {
   switch (event) {
-    case AttemptEvent::kOpened: return "opened";
-    case AttemptEvent::kFoundComplete: return "found complete";
-    case AttemptEvent::kAllReady: return "ready";
-    case AttemptEvent::kAllSucceeded: return "all succeeded";
-    case AttemptEvent::kStop: return "stop";
-    case AttemptEvent::kAllReaped: return "all reaped";
+    case AttemptEvent::kOpened:
+      return "opened";
+    case AttemptEvent::kFoundComplete:
+      return "found complete";
+    case AttemptEvent::kAllReady:
+      return "ready";
+    case AttemptEvent::kAllSucceeded:
+      return "all succeeded";
+    case AttemptEvent::kStop:
+      return "stop";
+    case AttemptEvent::kAllReaped:
+      return "all reaped";
   }
   return "?";
 }
 std::string Name(RankEvent event) {
   switch (event) {
-    case RankEvent::kEndpoint: return "endpoint";
-    case RankEvent::kResult: return "result";
-    case RankEvent::kWorkerGone: return "worker gone";
+    case RankEvent::kEndpoint:
+      return "endpoint";
+    case RankEvent::kResult:
+      return "result";
+    case RankEvent::kWorkerGone:
+      return "worker gone";
   }
   return "?";
 }
 std::string Name(WorkerEvent event) {
   switch (event) {
-    case WorkerEvent::kHello: return "hello";
-    case WorkerEvent::kStreamBroken: return "stream broken";
-    case WorkerEvent::kLeaseOver: return "lease over";
-    case WorkerEvent::kWindowOver: return "window over";
+    case WorkerEvent::kHello:
+      return "hello";
+    case WorkerEvent::kStreamBroken:
+      return "stream broken";
+    case WorkerEvent::kLeaseOver:
+      return "lease over";
+    case WorkerEvent::kWindowOver:
+      return "window over";
   }
   return "?";
 }
@@ -86,12 +119,18 @@ void AppendTable(std::string_view title, std::span<const Transition<State, Event
 
 std::string Name(CommandEffect effect) {
   switch (effect) {
-    case CommandEffect::kNothing: return "-";
-    case CommandEffect::kCancelNow: return "CANCELLED";
-    case CommandEffect::kStopAttempt: return "attempt STOPPING, then CANCELLED";
-    case CommandEffect::kCancelAfterPublishing: return "finish publishing, then CANCELLED";
-    case CommandEffect::kRequeue: return "QUEUED, fresh budget";
-    case CommandEffect::kUnblock: return "BLOCKED";
+    case CommandEffect::kNothing:
+      return "-";
+    case CommandEffect::kCancelNow:
+      return "CANCELLED";
+    case CommandEffect::kStopAttempt:
+      return "attempt STOPPING, then CANCELLED";
+    case CommandEffect::kCancelAfterPublishing:
+      return "finish publishing, then CANCELLED";
+    case CommandEffect::kRequeue:
+      return "QUEUED, fresh budget";
+    case CommandEffect::kUnblock:
+      return "BLOCKED";
   }
   return "?";
 }

@@ -16,7 +16,7 @@ namespace vlm::coordinator {
 enum class JobEvent { kAttemptOpened, kCancelled, kLastAttemptEnded, kAllSucceeded, kFailed, kRetried };
 
 enum class StageEvent {
-  kReuseFound,        // a finished stage with this key exists and its files are there
+  kReuseFound,  // a finished stage with this key exists and its files are there
   kReuseMissed,
   kParentFailed,
   kCapacity,          // slots for at least `min` ranks: an attempt opens
@@ -25,8 +25,8 @@ enum class StageEvent {
   kFailedFinal,
   kBackoffOver,
   kPublished,
-  kCancelled,         // cancelled, and no attempt is left
-  kRetried,           // a person's retry
+  kCancelled,  // cancelled, and no attempt is left
+  kRetried,    // a person's retry
 };
 
 enum class AttemptEvent { kOpened, kFoundComplete, kAllReady, kAllSucceeded, kStop, kAllReaped };

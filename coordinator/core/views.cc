@@ -32,17 +32,20 @@ std::string ActiveReason(const Stage& stage) {
     case v1::ATTEMPT_STATE_FENCING:
       return absl::StrCat("waits for the checkpoint service to open attempt ", attempt.record.fence(),
                           stage.call.problem.empty() ? "" : ": ", stage.call.problem);
-    case v1::ATTEMPT_STATE_STARTING: return absl::StrCat("waits for ", WaitingRanks(attempt), " to be ready");
+    case v1::ATTEMPT_STATE_STARTING:
+      return absl::StrCat("waits for ", WaitingRanks(attempt), " to be ready");
     case v1::ATTEMPT_STATE_STOPPING:
       return absl::StrCat("stops", attempt.record.message().empty() ? "" : ": ", attempt.record.message(),
                           "; waits for ", WaitingRanks(attempt), " to be reaped");
-    default: return absl::StrCat("runs on ", attempt.record.world(), " ranks");
+    default:
+      return absl::StrCat("runs on ", attempt.record.world(), " ranks");
   }
 }
 
 std::string ReasonOf(const Stage& stage, const StageQueue& queue, const QueueKey& key, const std::string& head) {
   switch (stage.record.state()) {
-    case v1::STAGE_STATE_ACTIVE: return ActiveReason(stage);
+    case v1::STAGE_STATE_ACTIVE:
+      return ActiveReason(stage);
     case v1::STAGE_STATE_PUBLISHING:
       return absl::StrCat("waits for the checkpoint service to commit the artifact",
                           stage.call.problem.empty() ? "" : ": ", stage.call.problem);
@@ -60,7 +63,8 @@ std::string ReasonOf(const Stage& stage, const StageQueue& queue, const QueueKey
       }
       return waiting.empty() ? stage.record.reason() : absl::StrCat("waits for ", waiting);
     }
-    default: break;
+    default:
+      break;
   }
   return stage.record.reason();
 }

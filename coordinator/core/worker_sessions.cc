@@ -51,11 +51,20 @@ void Coordinator::Core::On(const FromWorker& input) {
   }
   workers_.Heard(worker, message);
   switch (message.kind_case()) {
-    case v1::SessionRequest::kBeat: OnBeat(worker, message.beat()); break;
-    case v1::SessionRequest::kRank: OnRankUpdate(worker, message.rank()); break;
-    case v1::SessionRequest::kResult: OnResult(worker, message.result()); break;
-    case v1::SessionRequest::kRootChecked: OnRootChecked(worker, message.root_checked()); break;
-    default: break;  // of a newer worker; it says nothing this protocol needs
+    case v1::SessionRequest::kBeat:
+      OnBeat(worker, message.beat());
+      break;
+    case v1::SessionRequest::kRank:
+      OnRankUpdate(worker, message.rank());
+      break;
+    case v1::SessionRequest::kResult:
+      OnResult(worker, message.result());
+      break;
+    case v1::SessionRequest::kRootChecked:
+      OnRootChecked(worker, message.root_checked());
+      break;
+    default:
+      break;  // of a newer worker; it says nothing this protocol needs
   }
 }
 
@@ -99,8 +108,7 @@ void Coordinator::Core::Reconcile(Worker* worker, const v1::Hello& hello, bool f
   HoldShards(hello.shards());
 }
 
-void Coordinator::Core::ReconcileRank(Worker* worker, const v1::TakenSlot& slot, const v1::HeldRank* held,
-                                      bool fresh) {
+void Coordinator::Core::ReconcileRank(Worker* worker, const v1::TakenSlot& slot, const v1::HeldRank* held, bool fresh) {
   Stage* stage = FindAttempt(slot.attempt_id());
   v1::RankRecord* rank = stage == nullptr ? nullptr : FindRank(stage, slot.rank());
   const bool open = rank != nullptr && !rank->ended();
@@ -111,8 +119,9 @@ void Coordinator::Core::ReconcileRank(Worker* worker, const v1::TakenSlot& slot,
     return;
   }
   if (held == nullptr || fresh) {
-    const bool assigned_again = !fresh && open && (state == v1::ATTEMPT_STATE_STARTING ||
-                                                   (state == v1::ATTEMPT_STATE_RUNNING && stage->record.pool()));
+    const bool assigned_again =
+        !fresh && open &&
+        (state == v1::ATTEMPT_STATE_STARTING || (state == v1::ATTEMPT_STATE_RUNNING && stage->record.pool()));
     if (assigned_again) return;  // SendWanted names it again
     schedule_ = true;
     if (open) {
@@ -287,16 +296,16 @@ void Coordinator::Core::OnResult(Worker* worker, const v1::RankResult& result) {
   rank->set_message(message_text);
   ledger_.TouchAttempt(*stage);
   if (failure.failure != v1::FAILURE_CLASS_UNSPECIFIED) {
-    failure.message = absl::StrCat(Word(failure.failure), " of rank ", result.rank(), " on ",
-                                   worker->record.node_id(), message_text.empty() ? "" : ": ", message_text);
+    failure.message = absl::StrCat(Word(failure.failure), " of rank ", result.rank(), " on ", worker->record.node_id(),
+                                   message_text.empty() ? "" : ": ", message_text);
   }
   OnRankEnded(stage, result.rank(), failure);
 }
 
 void Coordinator::Core::LoseWorker(Worker* worker) {
-  const std::string message = absl::StrCat("worker ", worker->record.node_id(), " is lost: no message for ",
-                                           absl::FormatDuration(absl::Trunc(now() - worker->heard,
-                                                                            absl::Milliseconds(100))));
+  const std::string message =
+      absl::StrCat("worker ", worker->record.node_id(), " is lost: no message for ",
+                   absl::FormatDuration(absl::Trunc(now() - worker->heard, absl::Milliseconds(100))));
   ledger_.Event(nullptr, nullptr, "worker.lost", message);
   workers_changed_ = schedule_ = true;
   const auto taken = worker->record.taken();

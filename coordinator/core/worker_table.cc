@@ -45,9 +45,10 @@ absl::Status WorkerTable::Admit(const v1::Hello& hello) const {
   const Worker* known = Find(hello.node_id());
   if (known != nullptr && known->record.state_uuid() != hello.state_uuid() &&
       (known->state != v1::NODE_STATE_LOST || !known->record.taken().empty())) {
-    return absl::AlreadyExistsError(absl::StrCat("another worker has this node id; give this one a state folder of its "
-                                                 "own: node ", hello.node_id(), " is held by ",
-                                                 known->record.hostname()));
+    return absl::AlreadyExistsError(
+        absl::StrCat("another worker has this node id; give this one a state folder of its "
+                     "own: node ",
+                     hello.node_id(), " is held by ", known->record.hostname()));
   }
   if (known != nullptr && known->record.state_uuid() == hello.state_uuid() &&
       hello.incarnation() < known->record.incarnation()) {
@@ -122,8 +123,7 @@ void WorkerTable::Heard(Worker* worker, const v1::SessionRequest& message) {
   worker->heard_wall = ledger_->now.wall;
   worker->handled = std::max(worker->handled, message.sequence());
   while (!worker->in_flight.empty() && worker->in_flight.front().first <= message.acknowledged()) {
-    worker->round_trip =
-        std::min(worker->round_trip, ledger_->now.monotonic - worker->in_flight.front().second);
+    worker->round_trip = std::min(worker->round_trip, ledger_->now.monotonic - worker->in_flight.front().second);
     worker->in_flight.pop_front();
   }
 }

@@ -23,23 +23,23 @@ namespace vlm::coordinator {
 struct RootCheck {
   enum class State { kUnknown, kAsked, kSeen, kFailed };
   State state = State::kUnknown;
-  absl::Duration at;    // of the state
+  absl::Duration at;  // of the state
   std::string error;
 };
 
 struct Worker {
   v1::NodeRecord record;
   v1::NodeState state = v1::NODE_STATE_UNKNOWN;
-  uint64_t session = 0;             // 0: no stream
-  absl::Duration heard;             // newest message
+  uint64_t session = 0;  // 0: no stream
+  absl::Duration heard;  // newest message
   absl::Time heard_wall;
   uint64_t disk_free_bytes = 0;
   std::map<std::string, RootCheck> roots;
   // Of the session:
-  uint64_t sent = 0;                // sequence of the newest response
-  uint64_t handled = 0;             // sequence of the newest request
+  uint64_t sent = 0;                                          // sequence of the newest response
+  uint64_t handled = 0;                                       // sequence of the newest request
   std::deque<std::pair<uint64_t, absl::Duration>> in_flight;  // responses not yet acknowledged, bounded
-  absl::Duration round_trip;        // the least seen, an upper bound
+  absl::Duration round_trip;                                  // the least seen, an upper bound
 };
 
 class WorkerTable {

@@ -15,7 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;  // keeps the order of insertion, so that equal samples are equal bytes
 
-constexpr std::string_view kCaptionInstruction = "Describe the picture.";
 constexpr uint64_t kKinds = 4;
 
 constexpr std::array<std::pair<ShapesSplit, std::string_view>, 5> kSplits = {{
@@ -30,6 +29,16 @@ Json MessagesOf(std::string_view request, std::string_view reply) {
   Json user_content = Json::array({{{"type", "image"}}, {{"type", "text"}, {"text", request}}});
   return Json::array(
       {{{"role", "user"}, {"content", std::move(user_content)}}, {{"role", "assistant"}, {"content", reply}}});
+}
+
+// Half of the sentences stand alone, half are conversations.
+Json SentenceJson(const ShapesScene& scene, QuestionKind kind, Rng* words) {
+  if (words->Below(2) == 0) return Json{{"text", SentenceOf(scene, kind, words)}};
+  const TextExchange exchange = ExchangeOf(scene, kind, words);
+  Json document;
+  document["messages"] = Json::array(
+      {{{"role", "user"}, {"content", exchange.request}}, {{"role", "assistant"}, {"content", exchange.reply}}});
+  return document;
 }
 
 Json MetaOf(const ShapesScene& scene) {
@@ -133,7 +142,7 @@ absl::StatusOr<ShapesSample> ShapesGenerator::Generate(ShapesSplit split, uint64
   ShapesSample sample;
   sample.key = absl::StrFormat("%s-%08d", std::string(ShapesSplitName(split)), index);
   if (split == ShapesSplit::kSentences) {
-    sample.json = Json{{"text", SentenceOf(scene, kind, &words)}}.dump();
+    sample.json = SentenceJson(scene, kind, &words).dump();
     return sample;
   }
   Json document;

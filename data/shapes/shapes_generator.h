@@ -56,7 +56,7 @@ struct ShapesSample {
   std::string key;                     // "<split>-<index, 8 digits>"
   std::optional<std::string> picture;  // encoded; absent for sentences
   std::string extension;               // "jpg" or "png"; empty without a picture
-  std::string json;                    // one line: OpenAI messages and meta, or {"text": ...} for sentences
+  std::string json;                    // one line: OpenAI messages and meta; sentences: {"text": ...} or messages
 };
 
 // Every method is a pure function of (options, split, index), on every machine: no call order, no libm.

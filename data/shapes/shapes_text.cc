@@ -96,19 +96,22 @@ std::string_view AnswerOf(QuestionKind kind, const ShapesScene& scene) {
 }
 
 std::string SentenceOf(const ShapesScene& scene, QuestionKind kind, Rng* rng) {
-  switch (rng->Below(4)) {
+  switch (rng->Below(3)) {
     case 0:
       return CaptionOf(scene, rng);
     case 1:
       return StatementOf(scene, kind);
-    case 2:
+    default:
       return absl::StrCat(CaptionOf(scene, rng), " ", StatementOf(scene, kind));
-    default: {
-      const std::string description = CaptionOf(scene, rng);
-      const std::string_view question = QuestionOf(kind, rng);
-      return absl::StrCat(description, " ", Absl(question), " ", Absl(AnswerOf(kind, scene)));
-    }
   }
+}
+
+TextExchange ExchangeOf(const ShapesScene& scene, QuestionKind kind, Rng* rng) {
+  const std::string description = CaptionOf(scene, rng);
+  if (rng->Below(2) == 0) {
+    return {absl::StrCat(description, " ", Absl(kCaptionInstruction)), CaptionOf(scene, rng)};
+  }
+  return {absl::StrCat(description, " ", Absl(QuestionOf(kind, rng))), std::string(AnswerOf(kind, scene))};
 }
 
 }  // namespace vlm::data

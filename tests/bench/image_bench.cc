@@ -35,8 +35,7 @@ absl::Status Round(const std::string& file, int width, int height, bool print) {
   VLM_ASSIGN_OR_RETURN(const Image image, vlm::data::DecodeImage(bytes, vlm::data::DecodeLimits{}));
   const double decode = SecondsSince(start);
   start = vlm::RealClock()->Monotonic();
-  VLM_ASSIGN_OR_RETURN(const Image small,
-                       vlm::data::Resize(image, width, height, vlm::data::ResampleFilter::kBicubic));
+  VLM_ASSIGN_OR_RETURN(const Image small, vlm::data::Resize(image, width, height, vlm::data::ResampleFilter::kBicubic));
   const double resize = SecondsSince(start);
   start = vlm::RealClock()->Monotonic();
   VLM_ASSIGN_OR_RETURN(const std::vector<float> pixels, vlm::data::Normalise(small, vlm::data::Normalisation{}));

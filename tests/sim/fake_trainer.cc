@@ -26,8 +26,8 @@ uint64_t ChainValue(uint64_t steps) {
   return value;
 }
 
-void GangTable::Arrive(const std::string& attempt, int32_t world, int32_t rank, uint64_t step,
-                       std::function<void()> go, std::function<void()> lost) {
+void GangTable::Arrive(const std::string& attempt, int32_t world, int32_t rank, uint64_t step, std::function<void()> go,
+                       std::function<void()> lost) {
   Gang& gang = gangs_[attempt];
   if (!gang.gone.empty()) {
     queue_->After(queue_->Between(absl::Milliseconds(50), absl::Seconds(1)), "gang.lost", std::move(lost));
@@ -55,8 +55,14 @@ void GangTable::Leave(const std::string& attempt, int32_t rank) {
 
 FakeTrainer::FakeTrainer(worker::RankKey key, int32_t pid, v1::AttemptSpec spec, EventQueue* queue,
                          SimulatedFileSystem* files, GangTable* gangs, TrainerHost* host)
-    : key_(std::move(key)), pid_(pid), spec_(std::move(spec)), queue_(queue), files_(files), gangs_(gangs),
-      host_(host), plan_(host->PlanOf(spec_)) {}
+    : key_(std::move(key)),
+      pid_(pid),
+      spec_(std::move(spec)),
+      queue_(queue),
+      files_(files),
+      gangs_(gangs),
+      host_(host),
+      plan_(host->PlanOf(spec_)) {}
 
 void FakeTrainer::Soon(absl::Duration delay, const char* label, void (FakeTrainer::*next)()) {
   queue_->After(delay, label, [self = shared_from_this(), next] {

@@ -24,13 +24,13 @@
 namespace vlm::sim {
 
 struct StagePlan {
-  uint64_t steps = 8;                       // of a gang
+  uint64_t steps = 8;  // of a gang
   uint64_t save_every = 3;
   absl::Duration step_time = absl::Milliseconds(300);
   absl::Duration shard_time = absl::Milliseconds(500);
 };
 
-uint64_t ChainValue(uint64_t steps);        // after so many steps from the beginning
+uint64_t ChainValue(uint64_t steps);  // after so many steps from the beginning
 
 // The collectives of every running gang: who has arrived at which step.
 class GangTable {
@@ -74,13 +74,13 @@ class FakeTrainer : public std::enable_shared_from_this<FakeTrainer> {
   FakeTrainer(worker::RankKey key, int32_t pid, v1::AttemptSpec spec, EventQueue* queue, SimulatedFileSystem* files,
               GangTable* gangs, TrainerHost* host);
 
-  void Begin();                               // the process runs
+  void Begin();  // the process runs
   void FromWorker(const v1::AttachResponse& message);
   void Signal(int signal);
   void Die(int exit_code, int signal, bool oom);  // faults, too
-  void Vanish();                              // with its worker: nobody reaps it
-  void Freeze() { frozen_ = true; }           // no beat, no progress, deaf to TERM
-  void Hang() { hung_ = true; }               // beats, no progress
+  void Vanish();                                  // with its worker: nobody reaps it
+  void Freeze() { frozen_ = true; }               // no beat, no progress, deaf to TERM
+  void Hang() { hung_ = true; }                   // beats, no progress
   bool alive() const { return alive_; }
   const worker::RankKey& key() const { return key_; }
   const v1::AttemptSpec& spec() const { return spec_; }

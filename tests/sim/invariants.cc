@@ -130,7 +130,8 @@ void Simulation::CheckShardWrite(const Mutation& write) {
 void Simulation::OnDataAnswer(const coordinator::Input& input, const coordinator::Reply& reply) {
   if (const auto* leased = std::get_if<v1::LeaseShardsResponse>(&reply.response)) {
     for (const auto& lease : leased->leases()) {
-      if (!lease_ids_.insert(lease.lease_id()).second) Fail(absl::StrCat("a lease id was used twice: ", lease.lease_id()));
+      if (!lease_ids_.insert(lease.lease_id()).second)
+        Fail(absl::StrCat("a lease id was used twice: ", lease.lease_id()));
     }
   }
   const auto* commit = std::get_if<coordinator::CommitShard>(&input);
@@ -182,7 +183,8 @@ void Simulation::CheckResults() {
       for (const std::string& line : std::vector<std::string>(absl::StrSplit(text, '\n', absl::SkipEmpty()))) {
         // "shard-3.l1007"
         const std::vector<std::string> parts = absl::StrSplit(line.substr(6), ".l");
-        const auto winner = shard_winners_.find({final_step->second.stage_uid(), static_cast<uint32_t>(std::stoul(parts[0]))});
+        const auto winner =
+            shard_winners_.find({final_step->second.stage_uid(), static_cast<uint32_t>(std::stoul(parts[0]))});
         if (winner != shard_winners_.end() && absl::StrCat(winner->second) != parts[1]) {
           Fail(absl::StrCat("the manifest names a loser: ", line, ", winner ", winner->second));
         }

@@ -29,13 +29,15 @@ coordinator::CoordinatorOptions Options(EventQueue* queue) {
   return options;
 }
 
-
 }  // namespace
 
 SimulatedService::SimulatedService(EventQueue* queue, SimulatedFileSystem* files, ServiceListener* listener)
-    : queue_(queue), files_(files), listener_(listener),
+    : queue_(queue),
+      files_(files),
+      listener_(listener),
       runner_(files, {{kArtifactsRoot}, "00112233445566778899aabbccddeeff"}),
-      store_(coordinator::AllFamilies()), catalog_(checkpoint::CatalogFamilies()) {}
+      store_(coordinator::AllFamilies()),
+      catalog_(checkpoint::CatalogFamilies()) {}
 
 coordinator::Now SimulatedService::Now() const { return {queue_->now(), kEpoch + queue_->now()}; }
 
@@ -101,9 +103,8 @@ void SimulatedService::Stall(absl::Duration time) {
 }
 
 void SimulatedService::FromWorker(uint64_t session, v1::SessionRequest message) {
-  Soon(absl::ZeroDuration(), "service.message", [this, session, message = std::move(message)] {
-    Feed(coordinator::FromWorker{session, message});
-  });
+  Soon(absl::ZeroDuration(), "service.message",
+       [this, session, message = std::move(message)] { Feed(coordinator::FromWorker{session, message}); });
 }
 
 void SimulatedService::SessionClosed(uint64_t session) {
@@ -234,8 +235,8 @@ void SimulatedService::SettleCheckpoint(checkpoint::Outputs outputs) {
   if (!outputs.mutations.empty()) {
     const absl::Status status = catalog_.Commit(outputs.mutations, store::Durability::kUnsynced);
     if (!status.ok()) return listener_->Fail(absl::StrCat("a catalog batch was refused: ", status.ToString()));
-    catalog_synced_at_ = std::max(catalog_synced_at_,
-                                  queue_->now() + queue_->Between(absl::Microseconds(200), absl::Milliseconds(3)));
+    catalog_synced_at_ =
+        std::max(catalog_synced_at_, queue_->now() + queue_->Between(absl::Microseconds(200), absl::Milliseconds(3)));
   }
   const absl::Duration delay = std::max(absl::ZeroDuration(), catalog_synced_at_ - queue_->now());
   queue_->After(delay, "catalog.synced", [this, life = life_, outputs = std::move(outputs)] {

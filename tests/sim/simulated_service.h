@@ -31,7 +31,7 @@ class ServiceListener {
   virtual void OnEvent(const v1::Event& event) = 0;
   virtual void OnCatalogEvent(const checkpoint::CatalogEvent& event) = 0;
   virtual void OnAttemptOpened(const std::string& stage_uid, uint64_t fence) = 0;  // an OK answer was given
-  virtual void OnWrites(const std::vector<Mutation>& writes) = 0;  // of the coordinator, when decided
+  virtual void OnWrites(const std::vector<Mutation>& writes) = 0;                  // of the coordinator, when decided
   virtual void Fail(const std::string& violation) = 0;
 };
 

@@ -206,17 +206,18 @@ void SimulatedWorker::Spawn(const worker::SpawnRank& spawn) {
   }
   for (const v1::InputArtifact& input : spawn.spec.inputs()) {
     if (input.folder().empty()) {
-      world_->fail(absl::StrCat("a stage starts before its parent has ended: ", spawn.spec.stage(), ", ", input.stage()));
+      world_->fail(
+          absl::StrCat("a stage starts before its parent has ended: ", spawn.spec.stage(), ", ", input.stage()));
     }
   }
   for (const auto& [key, process] : processes_) {
     if (process.trainer->alive() && process.device == spawn.device.index()) {
-      world_->fail(absl::StrCat("two ranks on one slot of ", node_id_, ": ", key.ToString(), " and ",
-                                spawn.rank.ToString()));
+      world_->fail(
+          absl::StrCat("two ranks on one slot of ", node_id_, ": ", key.ToString(), " and ", spawn.rank.ToString()));
     }
   }
-  auto trainer = std::make_shared<FakeTrainer>(spawn.rank, world_->next_pid++, spawn.spec, world_->queue,
-                                               world_->files, world_->gangs, this);
+  auto trainer = std::make_shared<FakeTrainer>(spawn.rank, world_->next_pid++, spawn.spec, world_->queue, world_->files,
+                                               world_->gangs, this);
   processes_[spawn.rank] = {trainer, spawn.device.index()};
   Feed(worker::RankSpawned{spawn.rank, trainer->pid()});
   if (up()) trainer->Begin();

@@ -34,7 +34,7 @@ class SimulatedWorker final : public TrainerHost {
   SimulatedWorker(World* world, int index, int slots);
 
   void Boot();
-  void Crash();                        // the process dies, its trainers with it
+  void Crash();  // the process dies, its trainers with it
   void Partition();
   void Heal();
   void BreakLink();
@@ -42,7 +42,7 @@ class SimulatedWorker final : public TrainerHost {
   uint64_t session() const { return session_; }
   // From the coordinator.
   void Receive(uint64_t session, const v1::SessionResponse& message);
-  void Closed(uint64_t session);       // by the coordinator, or because it died
+  void Closed(uint64_t session);  // by the coordinator, or because it died
 
   std::vector<std::shared_ptr<FakeTrainer>> Trainers() const;
 
@@ -89,7 +89,7 @@ class SimulatedWorker final : public TrainerHost {
   bool partitioned_ = false;
   bool reset_on_heal_ = false;
   absl::Duration partitioned_at_, planned_wake_, up_until_, down_until_;
-  std::vector<std::function<void()>> held_;                   // by a partition
+  std::vector<std::function<void()>> held_;  // by a partition
 };
 
 }  // namespace vlm::sim

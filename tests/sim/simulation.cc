@@ -53,7 +53,10 @@ spec::Stage Gang(const std::string& name, uint64_t steps, spec::Ranks ranks) {
 }  // namespace
 
 Simulation::Simulation(SimulationOptions options)
-    : options_(options), queue_(options.seed), files_(RngKey{options.seed}.Derive("files")), gangs_(&queue_),
+    : options_(options),
+      queue_(options.seed),
+      files_(RngKey{options.seed}.Derive("files")),
+      gangs_(&queue_),
       service_(&queue_, &files_, this) {
   world_.queue = &queue_;
   world_.files = &files_;
@@ -66,7 +69,8 @@ Simulation::Simulation(SimulationOptions options)
   world_.on_data_answer = [this](const coordinator::Input& input, const coordinator::Reply& reply) {
     OnDataAnswer(input, reply);
   };
-  VLM_CHECK(files_.MakeDirectory(kArtifactsRoot).ok() && files_.SyncDirectory("/").ok(), "an empty disk takes a folder");
+  VLM_CHECK(files_.MakeDirectory(kArtifactsRoot).ok() && files_.SyncDirectory("/").ok(),
+            "an empty disk takes a folder");
   const int workers = 2 + static_cast<int>(queue_.Below(4));
   for (int i = 0; i < workers; ++i) {
     workers_.push_back(std::make_unique<SimulatedWorker>(&world_, i, 1 + static_cast<int>(queue_.Below(2))));
@@ -91,7 +95,8 @@ SimulationResult Simulation::Run() {
       for (const Submitted& submitted : jobs_) {
         if (!service_.up() || submitted.job_id.empty()) continue;
         const absl::StatusOr<v1::Job> job = service_.coordinator()->GetJob(submitted.job_id);
-        if (job.ok()) absl::StrAppend(&waiting, job->job_id(), " is ", static_cast<int>(job->state()), ": ", job->reason(), "; ");
+        if (job.ok())
+          absl::StrAppend(&waiting, job->job_id(), " is ", static_cast<int>(job->state()), ": ", job->reason(), "; ");
       }
       Fail(absl::StrCat("not every job has ended in bounded time: ", waiting));
     }
@@ -139,7 +144,8 @@ void Simulation::PlanJobs() {
     const absl::Duration when = repeat ? absl::Seconds(40) : queue_.Between(absl::ZeroDuration(), absl::Seconds(15));
     queue_.After(when, "client.submit", [this, i] { Submit(i); });
     if (queue_.Chance(0.2)) {
-      queue_.After(when + queue_.Between(absl::Seconds(1), absl::Seconds(25)), "client.cancel", [this, i] { Cancel(i); });
+      queue_.After(when + queue_.Between(absl::Seconds(1), absl::Seconds(25)), "client.cancel",
+                   [this, i] { Cancel(i); });
     }
   }
 }
@@ -197,7 +203,8 @@ void Simulation::OneFault() {
   const uint64_t kind = queue_.Below(100);
   if (kind < 18) {
     const bool machine = queue_.Chance(0.4);
-    trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT coordinator dies", machine ? " with its machine" : ""));
+    trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT coordinator dies",
+                                  machine ? " with its machine" : ""));
     RestartService(queue_.Chance(0.2) ? absl::Seconds(20) : queue_.Between(absl::Milliseconds(100), absl::Seconds(3)));
     service_.Crash(machine);
     ++result_.restarts;
@@ -232,12 +239,18 @@ void Simulation::FaultOnTrainer() {
   const std::shared_ptr<FakeTrainer>& trainer = trainers[queue_.Below(trainers.size())];
   trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT trainer ", trainer->key().ToString()));
   switch (queue_.Below(6)) {
-    case 0: return trainer->Die(70, 0, false);
-    case 1: return trainer->Die(0, 9, true);
-    case 2: return trainer->Die(0, 11, false);
-    case 3: return trainer->Hang();
-    case 4: return trainer->Freeze();
-    default: return trainer->Die(69, 0, false);
+    case 0:
+      return trainer->Die(70, 0, false);
+    case 1:
+      return trainer->Die(0, 9, true);
+    case 2:
+      return trainer->Die(0, 11, false);
+    case 3:
+      return trainer->Hang();
+    case 4:
+      return trainer->Freeze();
+    default:
+      return trainer->Die(69, 0, false);
   }
 }
 
@@ -265,7 +278,8 @@ bool Simulation::AllFinal() const {
     const absl::StatusOr<v1::Job> job = service_.coordinator()->GetJob(submitted.job_id);
     if (!job.ok()) return false;
     const v1::JobState state = job->state();
-    if (state != v1::JOB_STATE_SUCCEEDED && state != v1::JOB_STATE_FAILED && state != v1::JOB_STATE_CANCELLED) return false;
+    if (state != v1::JOB_STATE_SUCCEEDED && state != v1::JOB_STATE_FAILED && state != v1::JOB_STATE_CANCELLED)
+      return false;
   }
   return true;
 }

@@ -17,17 +17,17 @@ namespace vlm::sim {
 
 struct SimulationOptions {
   uint64_t seed = 0;
-  absl::Duration faults_until = absl::Seconds(60);   // virtual
-  absl::Duration all_done_by = absl::Seconds(900);   // virtual; every job is final by then
+  absl::Duration faults_until = absl::Seconds(60);  // virtual
+  absl::Duration all_done_by = absl::Seconds(900);  // virtual; every job is final by then
   bool faults = true;
 };
 
 struct SimulationResult {
   uint64_t hash = 0;
   uint64_t events = 0;
-  std::string violation;     // empty: every rule was kept
-  std::string trail;         // the last events of the log, for people
-  absl::Duration ended;      // virtual
+  std::string violation;  // empty: every rule was kept
+  std::string trail;      // the last events of the log, for people
+  absl::Duration ended;   // virtual
   int64_t succeeded = 0, cancelled = 0, reused_stages = 0, attempts = 0, worker_losses = 0, restarts = 0;
 };
 
@@ -49,7 +49,7 @@ class Simulation final : public ServiceListener {
   struct Submitted {
     spec::Job job;
     std::string yaml;
-    std::string job_id;        // once acknowledged
+    std::string job_id;  // once acknowledged
     bool cancelled = false;
   };
 
@@ -81,9 +81,9 @@ class Simulation final : public ServiceListener {
   World world_;
   std::vector<std::unique_ptr<SimulatedWorker>> workers_;
   std::vector<Submitted> jobs_;
-  std::map<std::string, StagePlan> plans_;            // by the job's name
+  std::map<std::string, StagePlan> plans_;  // by the job's name
   uint64_t last_event_ = 0;
-  std::map<std::string, uint64_t> opened_;            // stage_uid -> highest fence that was answered OK
+  std::map<std::string, uint64_t> opened_;  // stage_uid -> highest fence that was answered OK
   std::map<std::pair<std::string, uint32_t>, uint64_t> shard_winners_;  // acknowledged lease by shard
   std::set<uint64_t> lease_ids_;
   SimulationResult result_;

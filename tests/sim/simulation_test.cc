@@ -18,7 +18,9 @@ SimulationResult RunSeed(uint64_t seed, bool faults = true) {
 void CheckSeed(uint64_t seed) {
   const SimulationResult first = RunSeed(seed);
   ASSERT_EQ(first.violation, "") << "seed " << seed << " at " << absl::FormatDuration(first.ended)
-                                 << "; run it alone with --gtest_filter=Simulation.OneSeed --gtest_random_seed=" << seed << "\n" << first.trail;
+                                 << "; run it alone with --gtest_filter=Simulation.OneSeed --gtest_random_seed=" << seed
+                                 << "\n"
+                                 << first.trail;
   const SimulationResult second = RunSeed(seed);
   ASSERT_EQ(first.hash, second.hash) << "seed " << seed << " gave two traces: something is not deterministic";
 }

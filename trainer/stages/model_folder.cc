@@ -1,9 +1,11 @@
 #include "trainer/stages/model_folder.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "data/tokenizer/chat_files.h"
 #include "model/llava.h"
+#include "train/checkpoint_files.h"
 #include "trainer/stages/pool_stages.h"
 
 namespace vlm::trainer {
@@ -66,50 +68,15 @@ absl::StatusOr<ModelConfig> ReadModelConfig(FileSystem* files, const std::string
   return config;
 }
 
-absl::StatusOr<std::unique_ptr<FolderSource>> FolderSource::Open(FileSystem* files, const std::string& folder) {
-  std::unique_ptr<FolderSource> source(new FolderSource);
-  // What the service wrote carries sums; a folder made by others does not.
+absl::StatusOr<OpenedTensors> OpenTensors(FileSystem* files, const std::string& folder, const std::string& stem) {
   VLM_ASSIGN_OR_RETURN(const std::vector<std::string> names, files->List(folder));
-  const bool sums = std::any_of(names.begin(), names.end(), [](const std::string& name) {
-    return name.size() > 16 && name.compare(name.size() - 16, 16, ".safetensors.sum") == 0;
-  });
-  VLM_ASSIGN_OR_RETURN(source->folder_, checkpoint::SafetensorsFolder::Open(files, folder, {.require_sums = sums}));
-  for (const auto& [name, location] : source->folder_->tensors()) source->by_name_[name] = location.file;
-  return source;
-}
-
-absl::StatusOr<std::unique_ptr<FolderSource>> FolderSource::OpenFiles(FileSystem* files, const std::string& folder,
-                                                                      const std::string& prefix) {
-  std::unique_ptr<FolderSource> source(new FolderSource);
-  VLM_ASSIGN_OR_RETURN(const std::vector<std::string> names, files->List(folder));
-  constexpr std::string_view kEnding = ".safetensors";
-  for (const std::string& name : names) {
-    if (name.compare(0, prefix.size(), prefix) != 0 || name.size() < kEnding.size() ||
-        name.compare(name.size() - kEnding.size(), kEnding.size(), kEnding) != 0) {
-      continue;
-    }
-    VLM_ASSIGN_OR_RETURN(std::unique_ptr<checkpoint::SafetensorsReader> file,
-                         checkpoint::SafetensorsReader::Open(files, folder + "/" + name));
-    for (const checkpoint::TensorEntry& tensor : file->header().tensors) source->by_name_[tensor.name] = file.get();
-    source->files_.push_back(std::move(file));
-  }
-  return source;
-}
-
-std::vector<train::TensorSource::Info> FolderSource::List() const {
-  std::vector<Info> list;
-  for (const auto& [name, file] : by_name_) {
-    const checkpoint::TensorEntry& entry = *file->Find(name);
-    list.push_back({name, std::string(checkpoint::DTypeName(entry.dtype)),
-                    std::vector<int64_t>(entry.shape.begin(), entry.shape.end())});
-  }
-  return list;
-}
-
-absl::Status FolderSource::Read(const std::string& name, uint64_t offset, std::span<std::byte> out) {
-  const auto found = by_name_.find(name);
-  if (found == by_name_.end()) return absl::NotFoundError("no such tensor in the folder: " + name);
-  return found->second->Read(*found->second->Find(name), offset, out);
+  const bool sums = std::any_of(names.begin(), names.end(),
+                                [](const std::string& name) { return name.ends_with(".safetensors.sum"); });
+  OpenedTensors opened;
+  VLM_ASSIGN_OR_RETURN(opened.folder,
+                       checkpoint::SafetensorsFolder::Open(files, folder, {.stem = stem, .require_sums = sums}));
+  opened.source = train::NewFolderSource(opened.folder.get());
+  return opened;
 }
 
 absl::StatusOr<std::map<std::string, std::string>> SideFiles(const ModelConfig& config,

@@ -32,22 +32,14 @@ struct ModelConfig {
 // config.json of a folder. INVALID_ARGUMENT names the key that is not supported.
 absl::StatusOr<ModelConfig> ReadModelConfig(FileSystem* files, const std::string& folder);
 
-// The safetensors files of a folder as train/ reads them. Files with a checksum sidecar are verified while read.
-class FolderSource final : public train::TensorSource {
- public:
-  static absl::StatusOr<std::unique_ptr<FolderSource>> Open(FileSystem* files, const std::string& folder);
-  // Every file "<prefix>*.safetensors" of the folder, without an index: optimizer state.
-  static absl::StatusOr<std::unique_ptr<FolderSource>> OpenFiles(FileSystem* files, const std::string& folder,
-                                                                 const std::string& prefix);
-  std::vector<Info> List() const override;
-  absl::Status Read(const std::string& name, uint64_t offset, std::span<std::byte> out) override;
-
- private:
-  FolderSource() = default;
-  std::unique_ptr<checkpoint::SafetensorsFolder> folder_;
-  std::vector<std::unique_ptr<checkpoint::SafetensorsReader>> files_;
-  std::map<std::string, const checkpoint::SafetensorsReader*> by_name_;
+// The tensors of a folder under one index, as train/ reads them.
+struct OpenedTensors {
+  std::unique_ptr<checkpoint::SafetensorsFolder> folder;  // before `source`, which refers to it
+  std::unique_ptr<train::TensorSource> source;
 };
+// `stem` is "model" or "optimizer". What the service wrote carries checksums, and is verified while read; a folder made
+// by others does not.
+absl::StatusOr<OpenedTensors> OpenTensors(FileSystem* files, const std::string& folder, const std::string& stem);
 
 // Everything beside weights and optimizer state that makes the folder open in transformers: config.json,
 // generation_config.json, tokenizer files and, for a LLaVA, processor files.

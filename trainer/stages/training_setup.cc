@@ -108,22 +108,21 @@ std::vector<std::string> TrainableGroups(const model::Graph& graph, const std::v
 absl::Status LoadWeightsFrom(const StageContext& context, const std::string& stage, bool text_into_llava,
                              train::ParameterStore* store) {
   VLM_ASSIGN_OR_RETURN(const InputArtifact artifact, context.Input(stage));
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> source, FolderSource::Open(context.files, artifact.folder));
+  VLM_ASSIGN_OR_RETURN(const OpenedTensors source, OpenTensors(context.files, artifact.folder, "model"));
   train::WeightMapping mapping;
   if (text_into_llava) {
     mapping.rename = [](const std::string& name) { return model::TextNameInLlava(name); };
     mapping.required = {"llm"};
   }
-  return Annotate(train::LoadWeights(mapping, source.get(), store), "weights of " + artifact.folder);
+  return Annotate(train::LoadWeights(mapping, source.source.get(), store), "weights of " + artifact.folder);
 }
 
 absl::Status LoadResume(const StageContext& context, train::ParameterStore* store) {
   const std::string& folder = context.assignment->resume_folder;
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> weights, FolderSource::Open(context.files, folder));
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<FolderSource> optimizer,
-                       FolderSource::OpenFiles(context.files, folder, "optimizer"));
+  VLM_ASSIGN_OR_RETURN(const OpenedTensors weights, OpenTensors(context.files, folder, "model"));
+  VLM_ASSIGN_OR_RETURN(const OpenedTensors optimizer, OpenTensors(context.files, folder, "optimizer"));
   VLM_ASSIGN_OR_RETURN(const std::string json, ReadFile(context.files, folder + "/optimizer.json", uint64_t{1} << 30));
-  return Annotate(train::LoadState(weights.get(), optimizer.get(), json, store), "state of " + folder);
+  return Annotate(train::LoadState(weights.source.get(), optimizer.source.get(), json, store), "state of " + folder);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "checkpoint/client/step_writer.h"
+#include "train/checkpoint_files.h"
 #include "train/checkpoint_state.h"
 #include "trainer/exit_code.h"
 #include "trainer/stages/training_setup.h"
@@ -31,31 +32,6 @@ std::string CurveLine(const train::StepResult& result) {
                      {"images", result.totals.images},
                      {"skipped", result.non_finite}};
   return json.dump() + "\n";
-}
-
-checkpoint::FileToWrite ToWrite(train::FileImage image) {
-  checkpoint::FileToWrite file;
-  file.name = image.name;
-  if (image.is_text()) {
-    file.contents = std::move(image.text);
-    return file;
-  }
-  auto tensors = std::make_shared<std::map<std::string, std::vector<std::byte>>>();
-  for (train::TensorImage& tensor : image.tensors) {
-    checkpoint::TensorSpec spec;
-    spec.name = tensor.name;
-    spec.dtype = *checkpoint::DTypeFromName(tensor.dtype);
-    spec.shape.assign(tensor.shape.begin(), tensor.shape.end());
-    file.tensors.push_back(std::move(spec));
-    (*tensors)[tensor.name] = std::move(tensor.bytes);
-  }
-  file.metadata = {{"format", "pt"}};
-  file.produce_tensor = [tensors](const checkpoint::TensorEntry& entry, const checkpoint::ByteSink& sink) {
-    const absl::Status written = sink(tensors->at(entry.name));
-    tensors->erase(entry.name);  // memory goes as soon as it is on its way
-    return written;
-  };
-  return file;
 }
 
 class TrainingRun {
@@ -203,10 +179,8 @@ class TrainingRun {
     VLM_ASSIGN_OR_RETURN(const bool begun, BeginTogether(&save));
     if (!begun) return absl::OkStatus();
     VLM_ASSIGN_OR_RETURN(std::vector<train::FileImage> images, train::SaveState(state_plan_, parts_.store.get()));
-    for (train::FileImage& image : images) {
-      for (const train::TensorImage& tensor : image.tensors) save.snapshot_bytes += tensor.bytes.size();
-      save.files.push_back(ToWrite(std::move(image)));
-    }
+    save.snapshot_bytes = train::ImageBytes(images);
+    VLM_ASSIGN_OR_RETURN(save.files, train::ToFilesToWrite(std::move(images)));
     if (save.rank == 0) VLM_RETURN_IF_ERROR(AddSmallFiles(step, next, &save.files));
     save.done = [this, rank = save.rank, step](const checkpoint::SaveResult& result) {
       if (!result.status.ok()) {

@@ -20,9 +20,9 @@ struct HeldRank {
   int32_t world = 0;
   std::string secret;
 
-  bool spawning = false;   // SpawnRank is out, not answered
-  int32_t pid = 0;         // 0: no process
-  bool reaped = false;     // only its result is missing on disk
+  bool spawning = false;  // SpawnRank is out, not answered
+  int32_t pid = 0;        // 0: no process
+  bool reaped = false;    // only its result is missing on disk
   bool attached = false;
   v1::RankPhase phase = v1::RANK_PHASE_ASSIGNED;
   std::optional<v1::Endpoint> endpoint;
@@ -30,10 +30,10 @@ struct HeldRank {
   v1::RankBeat beat;
   std::string failure_message;  // said by the trainer before it ended
   std::vector<v1::HeldShard> shards;
-  v1::RankResult result;        // once reaped
+  v1::RankResult result;  // once reaped
 
-  absl::Duration alive_at;      // spawn, hello or beat, whichever was last
-  bool said_hello = false;      // once; a broken attach stream does not undo it
+  absl::Duration alive_at;  // spawn, hello or beat, whichever was last
+  bool said_hello = false;  // once; a broken attach stream does not undo it
   Ending ending = Ending::kNone;
   absl::Duration kill_at = absl::InfiniteDuration();  // while ending
 

@@ -161,10 +161,8 @@ void Worker::Core::On(const RankSpawnFailed& failed) {
 void Worker::Core::On(const RankReaped& reaped) {
   HeldRank* rank = Find(reaped.rank);
   if (rank == nullptr || rank->reaped) return;
-  const RankEnd end{.exit_code = reaped.exit_code,
-                    .signal = reaped.signal,
-                    .oom_killed = reaped.oom_killed,
-                    .ending = rank->ending};
+  const RankEnd end{
+      .exit_code = reaped.exit_code, .signal = reaped.signal, .oom_killed = reaped.oom_killed, .ending = rank->ending};
   Finished(rank, end, rank->failure_message);
 }
 
@@ -207,8 +205,12 @@ void Worker::Core::On(const FromTrainer& input) {
   if (rank == nullptr || rank->reaped) return;
   const v1::AttachRequest& message = input.message;
   switch (message.kind_case()) {
-    case v1::AttachRequest::kHello: OnHello(rank); break;
-    case v1::AttachRequest::kBeat: OnBeat(rank, message.beat()); break;
+    case v1::AttachRequest::kHello:
+      OnHello(rank);
+      break;
+    case v1::AttachRequest::kBeat:
+      OnBeat(rank, message.beat());
+      break;
     case v1::AttachRequest::kEndpoint: {
       rank->endpoint = message.endpoint();
       v1::SessionRequest report;
@@ -223,8 +225,10 @@ void Worker::Core::On(const FromTrainer& input) {
     case v1::AttachRequest::kFailure:
       rank->failure_message = message.failure().message().substr(0, kResultMessageBytesMax);
       break;
-    case v1::AttachRequest::kMetrics: break;  // the shell ships them; no decision depends on one
-    case v1::AttachRequest::KIND_NOT_SET: break;
+    case v1::AttachRequest::kMetrics:
+      break;  // the shell ships them; no decision depends on one
+    case v1::AttachRequest::KIND_NOT_SET:
+      break;
   }
 }
 

@@ -84,14 +84,28 @@ void Worker::Core::On(const FromCoordinator& input) {
   heard_at_ = now_;
   reports_.Acknowledge(message.acknowledged());
   switch (message.kind_case()) {
-    case v1::SessionResponse::kWelcome: OnWelcome(message.welcome()); break;
-    case v1::SessionResponse::kAssign: OnAssign(message.assign()); break;
-    case v1::SessionResponse::kRendezvous: OnRendezvous(message.rendezvous()); break;
-    case v1::SessionResponse::kStop: OnStop(message.stop()); break;
-    case v1::SessionResponse::kCheckRoot: OnCheckRoot(message.check_root()); break;
-    case v1::SessionResponse::kResult: OnResultAcknowledged(message.result()); break;
-    case v1::SessionResponse::kBeat: break;
-    case v1::SessionResponse::KIND_NOT_SET: break;  // of a newer coordinator; nothing this protocol needs
+    case v1::SessionResponse::kWelcome:
+      OnWelcome(message.welcome());
+      break;
+    case v1::SessionResponse::kAssign:
+      OnAssign(message.assign());
+      break;
+    case v1::SessionResponse::kRendezvous:
+      OnRendezvous(message.rendezvous());
+      break;
+    case v1::SessionResponse::kStop:
+      OnStop(message.stop());
+      break;
+    case v1::SessionResponse::kCheckRoot:
+      OnCheckRoot(message.check_root());
+      break;
+    case v1::SessionResponse::kResult:
+      OnResultAcknowledged(message.result());
+      break;
+    case v1::SessionResponse::kBeat:
+      break;
+    case v1::SessionResponse::KIND_NOT_SET:
+      break;  // of a newer coordinator; nothing this protocol needs
   }
 }
 

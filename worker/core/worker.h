@@ -41,55 +41,110 @@ struct WorkerOptions {
   std::vector<std::string> data_roots;         // passed to trainers in Start
   std::string run_root;                        // run_folder of a rank is below it
   absl::Duration beat_interval = absl::Seconds(1);
-  absl::Duration orphan_grace = absl::Minutes(10);  // replaced by Welcome's
-  absl::Duration attach_grace = absl::Seconds(60);  // spawn to the first Attach
-  absl::Duration frozen_after = absl::Seconds(10);  // without a trainer's beat
-  absl::Duration stop_grace = absl::Seconds(10);    // TERM to KILL when the order names none
+  absl::Duration orphan_grace = absl::Minutes(10);     // replaced by Welcome's
+  absl::Duration attach_grace = absl::Seconds(60);     // spawn to the first Attach
+  absl::Duration frozen_after = absl::Seconds(10);     // without a trainer's beat
+  absl::Duration stop_grace = absl::Seconds(10);       // TERM to KILL when the order names none
   absl::Duration welcome_timeout = absl::Seconds(10);  // Hello to Welcome; then the session is opened anew
   absl::Duration result_resend = absl::Seconds(5);
 };
 
 // --- what happened ---
-struct SessionOpened {};                        // the stream to the coordinator is up
-struct SessionLost { std::string reason; };     // it broke, or could not be opened
-struct FromCoordinator { v1::SessionResponse message; };
-struct RankSpawned { RankKey rank; int32_t pid = 0; };
-struct RankSpawnFailed { RankKey rank; std::string error; };
+struct SessionOpened {};  // the stream to the coordinator is up
+struct SessionLost {
+  std::string reason;
+};  // it broke, or could not be opened
+struct FromCoordinator {
+  v1::SessionResponse message;
+};
+struct RankSpawned {
+  RankKey rank;
+  int32_t pid = 0;
+};
+struct RankSpawnFailed {
+  RankKey rank;
+  std::string error;
+};
 struct RankReaped {
   RankKey rank;
-  int exit_code = 0;       // when signal is 0
+  int exit_code = 0;  // when signal is 0
   int signal = 0;
   bool oom_killed = false;  // the memory limit killed a process of this worker's group meanwhile
 };
-struct FromTrainer { RankKey rank; v1::AttachRequest message; };  // its token has been checked
-struct TrainerDetached { RankKey rank; };
-struct ResultStored { RankKey rank; };          // answers StoreResult: durable now
-struct RootRead { std::string root; std::string error; };  // answers ReadNonce; empty error: equal
-struct ShardsLeased { RankKey rank; std::vector<v1::HeldShard> shards; };
-struct ShardReleased { v1::HeldShard shard; };  // committed, failed or refused
-struct DiskMeasured { uint64_t free_bytes = 0; };
-struct TimePassed {};                           // fed when NextWake() is reached; harmless at any time
-struct ShutdownRequested {};                    // stop the ranks, deliver what can be delivered, then Finish
+struct FromTrainer {
+  RankKey rank;
+  v1::AttachRequest message;
+};  // its token has been checked
+struct TrainerDetached {
+  RankKey rank;
+};
+struct ResultStored {
+  RankKey rank;
+};  // answers StoreResult: durable now
+struct RootRead {
+  std::string root;
+  std::string error;
+};  // answers ReadNonce; empty error: equal
+struct ShardsLeased {
+  RankKey rank;
+  std::vector<v1::HeldShard> shards;
+};
+struct ShardReleased {
+  v1::HeldShard shard;
+};  // committed, failed or refused
+struct DiskMeasured {
+  uint64_t free_bytes = 0;
+};
+struct TimePassed {};         // fed when NextWake() is reached; harmless at any time
+struct ShutdownRequested {};  // stop the ranks, deliver what can be delivered, then Finish
 
 using Input = std::variant<SessionOpened, SessionLost, FromCoordinator, RankSpawned, RankSpawnFailed, RankReaped,
                            FromTrainer, TrainerDetached, ResultStored, RootRead, ShardsLeased, ShardReleased,
                            DiskMeasured, TimePassed, ShutdownRequested>;
 
 // --- what to do ---
-struct OpenSession {};                          // answered by SessionOpened or SessionLost; after a SessionLost
-                                                // the shell tries again by itself, with backoff
-struct CloseSession { std::string reason; };    // then as after SessionLost, which need not be fed
-struct SendToCoordinator { v1::SessionRequest message; };
-struct SpawnRank { RankKey rank; v1::Device device; v1::AttemptSpec spec; };
-struct SignalRank { RankKey rank; int32_t pid = 0; int signal = 0; };
-struct SendToTrainer { RankKey rank; v1::AttachResponse message; };
-struct StoreResult { RankKey rank; v1::RankResult result; };  // answered by ResultStored
-struct RemoveResult { RankKey rank; };          // acknowledged
-struct ForgetRank { RankKey rank; };            // reaped: close its attach stream, revoke its token
-struct ReadNonce { v1::CheckRoot check; };      // answered by RootRead
-struct StoreEpoch { uint64_t epoch = 0; };      // the highest seen; given back in identity.epoch_seen
-struct Note { std::string text; };              // a decision and its reason, for the log
-struct Finish {};                               // after ShutdownRequested: exit now
+struct OpenSession {};  // answered by SessionOpened or SessionLost; after a SessionLost
+                        // the shell tries again by itself, with backoff
+struct CloseSession {
+  std::string reason;
+};  // then as after SessionLost, which need not be fed
+struct SendToCoordinator {
+  v1::SessionRequest message;
+};
+struct SpawnRank {
+  RankKey rank;
+  v1::Device device;
+  v1::AttemptSpec spec;
+};
+struct SignalRank {
+  RankKey rank;
+  int32_t pid = 0;
+  int signal = 0;
+};
+struct SendToTrainer {
+  RankKey rank;
+  v1::AttachResponse message;
+};
+struct StoreResult {
+  RankKey rank;
+  v1::RankResult result;
+};  // answered by ResultStored
+struct RemoveResult {
+  RankKey rank;
+};  // acknowledged
+struct ForgetRank {
+  RankKey rank;
+};  // reaped: close its attach stream, revoke its token
+struct ReadNonce {
+  v1::CheckRoot check;
+};  // answered by RootRead
+struct StoreEpoch {
+  uint64_t epoch = 0;
+};  // the highest seen; given back in identity.epoch_seen
+struct Note {
+  std::string text;
+};                 // a decision and its reason, for the log
+struct Finish {};  // after ShutdownRequested: exit now
 
 using Output = std::variant<OpenSession, CloseSession, SendToCoordinator, SpawnRank, SignalRank, SendToTrainer,
                             StoreResult, RemoveResult, ForgetRank, ReadNonce, StoreEpoch, Note, Finish>;
@@ -122,7 +177,7 @@ class Worker {
   std::vector<RankView> Ranks() const;  // held: assigned and not yet reaped, in key order
   bool connected() const;               // welcomed and not lost since
   uint64_t epoch_seen() const;
-  size_t results_waiting() const;       // not yet acknowledged
+  size_t results_waiting() const;  // not yet acknowledged
 
  private:
   class Core;

@@ -97,10 +97,10 @@ class Worker::Core {
   Session session_ = Session::kDown;
   bool loss_noted_ = false;  // since the last Welcome
   uint64_t epoch_ = 0;
-  uint64_t sequence_ = 0;  // of the last SessionRequest
-  uint64_t handled_ = 0;   // the last SessionResponse.sequence of this connection
-  absl::Duration heard_at_ = absl::ZeroDuration();    // the coordinator, last
-  absl::Duration beat_at_ = absl::ZeroDuration();     // our last Beat
+  uint64_t sequence_ = 0;                           // of the last SessionRequest
+  uint64_t handled_ = 0;                            // the last SessionResponse.sequence of this connection
+  absl::Duration heard_at_ = absl::ZeroDuration();  // the coordinator, last
+  absl::Duration beat_at_ = absl::ZeroDuration();   // our last Beat
   absl::Duration hello_at_ = absl::ZeroDuration();
   ReportQueue reports_;
 

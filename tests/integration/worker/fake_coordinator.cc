@@ -248,7 +248,8 @@ v1::Hello FakeCoordinator::WaitForHello(size_t number) {
       return true;
     }
     return false;
-  })) << "Hello number " << number << " never came";
+  })) << "Hello number "
+      << number << " never came";
   return found;
 }
 
@@ -267,7 +268,8 @@ v1::RankResult FakeCoordinator::WaitForResult(int32_t rank) {
       }
     }
     return false;
-  })) << "the result of rank " << rank << " never came";
+  })) << "the result of rank "
+      << rank << " never came";
   return found;
 }
 

@@ -33,10 +33,9 @@ class Program {
         {.started = [state = state_](int pid) { state->Change([&] { state->pid = pid; }); },
          .failed = [state = state_](const absl::Status&) { state->Change([&] { state->exit_code = -1; }); },
          .output = [state = state_](const std::string& bytes) { state->Change([&] { state->output += bytes; }); },
-         .exited =
-             [state = state_](int exit_code, int signal) {
-               state->Change([&] { state->exit_code = signal != 0 ? -signal : exit_code; });
-             }});
+         .exited = [state = state_](
+                       int exit_code,
+                       int signal) { state->Change([&] { state->exit_code = signal != 0 ? -signal : exit_code; }); }});
   }
   void Signal(int signal) {
     ASSERT_TRUE(state_->Wait([this] { return state_->pid != 0; }));
@@ -95,7 +94,8 @@ std::string HttpGet(const std::string& url) {
     const std::string request = "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n";
     EXPECT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
     char buffer[4096];
-    for (ssize_t bytes; (bytes = read(fd, buffer, sizeof(buffer))) > 0;) text.append(buffer, static_cast<size_t>(bytes));
+    for (ssize_t bytes; (bytes = read(fd, buffer, sizeof(buffer))) > 0;)
+      text.append(buffer, static_cast<size_t>(bytes));
   }
   close(fd);
   return text;
@@ -117,10 +117,14 @@ class WorkerIntegrationTest : public testing::Test {
     supervisor_.reset();
   }
   std::vector<std::string> Arguments() const {
-    return {"--coordinator",   coordinator_->address(), "--token-file",      folder_ + "/token",
-            "--state-dir",     folder_ + "/state",      "--trainer",         VLM_SCRIPTED_TRAINER,
-            "--cpu-slots",     "2",                     "--artifact-root",   folder_ + "/artifacts",
-            "--data-root",     folder_ + "/data",       "--frozen-after",    "1"};
+    return {"--coordinator",   coordinator_->address(),
+            "--token-file",    folder_ + "/token",
+            "--state-dir",     folder_ + "/state",
+            "--trainer",       VLM_SCRIPTED_TRAINER,
+            "--cpu-slots",     "2",
+            "--artifact-root", folder_ + "/artifacts",
+            "--data-root",     folder_ + "/data",
+            "--frozen-after",  "1"};
   }
   void StartWorker() { worker_ = std::make_unique<Program>(supervisor_.get(), Arguments()); }
   // A worker that is welcome.
@@ -130,9 +134,8 @@ class WorkerIntegrationTest : public testing::Test {
     ASSERT_TRUE(coordinator_->WaitFor([](const auto& request) { return request.has_beat(); }));
   }
   bool WaitForPhase(v1::RankPhase phase) {
-    return coordinator_->WaitFor([&](const auto& request) {
-      return request.has_rank() && request.rank().phase() == phase;
-    });
+    return coordinator_->WaitFor(
+        [&](const auto& request) { return request.has_rank() && request.rank().phase() == phase; });
   }
   // The trainers' pids, as the worker has told them.
   int PidOf(int32_t rank) {
@@ -384,8 +387,8 @@ TEST_F(WorkerIntegrationTest, TheTrainersSocketWantsAnAttemptToken) {
        {rpc::Metadata{}, rpc::Metadata{{rpc::kAttemptTokenKey, ""}}, rpc::Metadata{{rpc::kAttemptTokenKey, token_}}}) {
     rpc::CallOptions options;
     options.metadata = metadata;
-    const auto answer = rpc::CallAndWait<v1::LeaseShardsResponse>(channel->get(), "/vlm.v1.DataService/LeaseShards",
-                                                                  request, options);
+    const auto answer =
+        rpc::CallAndWait<v1::LeaseShardsResponse>(channel->get(), "/vlm.v1.DataService/LeaseShards", request, options);
     EXPECT_TRUE(absl::IsUnauthenticated(answer.status())) << answer.status();
   }
   const auto open = rpc::CallAndWait(channel->get(), "/vlm.v1.CheckpointService/OpenAttempt", "", {});

@@ -61,9 +61,10 @@ class CheckpointVerbsTest : public CliFixture {
 
 TEST_F(CheckpointVerbsTest, ListsAndShows) {
   EXPECT_EQ(Run({"checkpoint", "list", "shapes-1"}), 0);
-  EXPECT_THAT(out(), StartsWith("STAGE  STEP         ATTEMPT  STATE     SIZE     RANKS  COMMITTED  HOLDS   FOLDER\n"
-                                "sft    400          7        complete  3.0 MiB  2      -          -       " +
-                                step_folder() + "\nsft    500 (final)  7        complete  3.0 MiB  2      -          OUTPUT"));
+  EXPECT_THAT(out(),
+              StartsWith("STAGE  STEP         ATTEMPT  STATE     SIZE     RANKS  COMMITTED  HOLDS   FOLDER\n"
+                         "sft    400          7        complete  3.0 MiB  2      -          -       " +
+                         step_folder() + "\nsft    500 (final)  7        complete  3.0 MiB  2      -          OUTPUT"));
   EXPECT_EQ(Run({"checkpoint", "show", "shapes-1", "sft"}), 0);
   EXPECT_THAT(out(), HasSubstr("step     500 (final)\n"));
   EXPECT_THAT(out(), HasSubstr("llm.safetensors"));

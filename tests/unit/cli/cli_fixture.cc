@@ -24,7 +24,8 @@ CliFixture::CliFixture() {
   world_.connect = [this](const Endpoint& endpoint) -> absl::StatusOr<std::unique_ptr<rpc::Channel>> {
     return transport_.Connect("vlmctl", rpc::BearerMetadata(endpoint.token));
   };
-  world_.run_program = [this](const std::string& path, const std::vector<std::string>& arguments) -> absl::StatusOr<int> {
+  world_.run_program = [this](const std::string& path,
+                              const std::vector<std::string>& arguments) -> absl::StatusOr<int> {
     std::vector<std::string> command = {path};
     command.insert(command.end(), arguments.begin(), arguments.end());
     programs_.push_back(command);

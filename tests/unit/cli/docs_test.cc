@@ -12,7 +12,8 @@ namespace {
 TEST(DocsTest, TablesAreThoseOfTheCode) {
   const absl::StatusOr<std::string> page = ReadFile(PosixFileSystem(), VLM_SOURCE_DIR "/docs/vlmctl.md", 1 << 20);
   ASSERT_TRUE(page.ok()) << page.status();
-  EXPECT_NE(page->find(ExitCodesMarkdown()), std::string::npos) << "docs/vlmctl.md must contain\n" << ExitCodesMarkdown();
+  EXPECT_NE(page->find(ExitCodesMarkdown()), std::string::npos) << "docs/vlmctl.md must contain\n"
+                                                                << ExitCodesMarkdown();
   EXPECT_NE(page->find(VerbsMarkdown()), std::string::npos) << "docs/vlmctl.md must contain\n" << VerbsMarkdown();
 }
 

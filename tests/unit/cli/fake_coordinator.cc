@@ -13,7 +13,9 @@ namespace {
 constexpr int kJobsPerPage = 2;
 constexpr size_t kLogPiece = 16;
 
-std::string LogKey(const std::string& stage, uint64_t fence, int rank) { return absl::StrCat(stage, "/", fence, "/", rank); }
+std::string LogKey(const std::string& stage, uint64_t fence, int rank) {
+  return absl::StrCat(stage, "/", fence, "/", rank);
+}
 
 // Answers at once with what `method` returns.
 template <typename Request, typename Response, typename Method>
@@ -124,15 +126,15 @@ void FakeCoordinator::AddOtherMethods(rpc::ServiceRegistry* registry) {
                                                    [this](const auto& request) { return Latest(request); });
   Add<v1::GetStepRequest, v1::GetStepResponse>(registry, "/vlm.v1.CheckpointService/GetStep",
                                                [this](const auto& request) { return GetStep(request); });
-  Add<v1::VerifyStepRequest, v1::VerifyStepResponse>(
-      registry, "/vlm.v1.CheckpointService/VerifyStep",
-      [this](const auto&) -> absl::StatusOr<v1::VerifyStepResponse> {
-        MutexLock lock(&mutex_);
-        v1::VerifyStepResponse response;
-        response.set_bytes(3 << 20);
-        for (const auto& damage : damages_) *response.add_damages() = damage;
-        return response;
-      });
+  Add<v1::VerifyStepRequest, v1::VerifyStepResponse>(registry, "/vlm.v1.CheckpointService/VerifyStep",
+                                                     [this](const auto&) -> absl::StatusOr<v1::VerifyStepResponse> {
+                                                       MutexLock lock(&mutex_);
+                                                       v1::VerifyStepResponse response;
+                                                       response.set_bytes(3 << 20);
+                                                       for (const auto& damage : damages_)
+                                                         *response.add_damages() = damage;
+                                                       return response;
+                                                     });
 }
 
 v1::Job* FakeCoordinator::Find(const std::string& job_id) {
@@ -148,8 +150,8 @@ absl::StatusOr<v1::SubmitJobResponse> FakeCoordinator::Submit(const v1::SubmitJo
   if (!refusal_.ok()) return refusal_;
   v1::SubmitJobResponse response;
   if (request.validate_only()) return response;
-  const auto [known, is_new] =
-      requests_.emplace(request.request_id(), std::pair(absl::StrCat("job-", requests_.size() + 1), request.job_yaml()));
+  const auto [known, is_new] = requests_.emplace(
+      request.request_id(), std::pair(absl::StrCat("job-", requests_.size() + 1), request.job_yaml()));
   if (!is_new && known->second.second != request.job_yaml()) {
     return absl::AlreadyExistsError("the request was used for another job");
   }
@@ -195,7 +197,8 @@ absl::StatusOr<v1::GetLatestResponse> FakeCoordinator::Latest(const v1::GetLates
   MutexLock lock(&mutex_);
   v1::GetLatestResponse response;
   for (const v1::Step& step : steps_) {
-    if (step.stage_uid() == request.stage_uid() && step.state() == v1::STEP_STATE_COMPLETE) *response.mutable_step() = step;
+    if (step.stage_uid() == request.stage_uid() && step.state() == v1::STEP_STATE_COMPLETE)
+      *response.mutable_step() = step;
   }
   if (!response.has_step()) return absl::NotFoundError("no complete step");
   return response;

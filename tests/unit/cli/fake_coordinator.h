@@ -25,7 +25,8 @@ class FakeCoordinator {
   void SetJobState(const std::string& job_id, v1::JobState state, const std::string& reason = "");
   void SetStage(const std::string& job_id, const v1::Stage& stage);  // by name
   // Appends an event and sends it to who watches.
-  void Emit(const std::string& job_id, const std::string& stage, const std::string& kind, const std::string& reason = "");
+  void Emit(const std::string& job_id, const std::string& stage, const std::string& kind,
+            const std::string& reason = "");
   void SendProgress(const std::string& job_id, const std::string& stage, const v1::Progress& progress);
   void SetLog(const std::string& stage, uint64_t fence, int rank, const std::string& text);
   void AddStep(const v1::Step& step);

@@ -53,8 +53,7 @@ TEST(FollowViewTest, ATerminalShowsALinePerStage) {
   FollowView view;
   view.SetJob(ExampleJob());
   EXPECT_THAT(view.LiveLines(kNow),
-              ElementsAre("shapes-k3f9q2  running  1m 20s",
-                          "  ok generate   succeeded  5.0 s, 8/8 shards",
+              ElementsAre("shapes-k3f9q2  running  1m 20s", "  ok generate   succeeded  5.0 s, 8/8 shards",
                           "  ok tokenizer  reused     unchanged, reused",
                           "  -> pretrain   active     [===                 ] step 120/800, loss 2.314, 12.3k tokens/s, "
                           "41.3 pictures/s, 1m 20s left, 1 restart",

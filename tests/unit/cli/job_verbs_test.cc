@@ -235,8 +235,9 @@ TEST_F(JobVerbsTest, NodesAreListed) {
   node.set_disk_free_bytes(3ull << 30);
   coordinator_.AddNode(node);
   EXPECT_EQ(Run({"node", "list"}), 0);
-  EXPECT_EQ(out(), "NODE    HOST  STATE  DEVICES     FREE  DISK FREE  LAST BEAT  BUILD  ATTEMPTS\n"
-                   "node-a  host  live   1 cpu_slot  1     3.0 GiB    -          -      -\n");
+  EXPECT_EQ(out(),
+            "NODE    HOST  STATE  DEVICES     FREE  DISK FREE  LAST BEAT  BUILD  ATTEMPTS\n"
+            "node-a  host  live   1 cpu_slot  1     3.0 GiB    -          -      -\n");
 }
 
 }  // namespace

@@ -17,8 +17,8 @@ FileClaim WriteText(const std::string& folder, const std::string& name, const st
 }
 
 FileClaim WriteTensor(const std::string& folder, const std::string& name, const std::string& tensor, uint64_t floats) {
-  auto writer = checkpoint::SafetensorsWriter::Create(PosixFileSystem(), folder + "/" + name,
-                                                      {{tensor, checkpoint::DType::kF32, {floats}}}, {{"format", "pt"}});
+  auto writer = checkpoint::SafetensorsWriter::Create(
+      PosixFileSystem(), folder + "/" + name, {{tensor, checkpoint::DType::kF32, {floats}}}, {{"format", "pt"}});
   EXPECT_TRUE(writer.ok()) << writer.status();
   std::vector<std::byte> bytes(floats * 4);
   for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 31 % 251);
@@ -37,9 +37,9 @@ std::vector<FileClaim> WriteModelStep(const std::string& folder) {
       WriteTensor(folder, "llm.safetensors", "language_model.weight", kLarge),
       WriteTensor(folder, "optimizer-00001-of-00001.safetensors", "m/0-12/vision_tower.weight", kSmall),
       WriteText(folder, "model.safetensors.index.json",
-                checkpoint::MakeSafetensorsIndex({{"vision_tower.weight", "vision.safetensors"},
-                                                  {"language_model.weight", "llm.safetensors"}},
-                                                 (kLarge + kSmall) * 4)),
+                checkpoint::MakeSafetensorsIndex(
+                    {{"vision_tower.weight", "vision.safetensors"}, {"language_model.weight", "llm.safetensors"}},
+                    (kLarge + kSmall) * 4)),
       WriteText(folder, "config.json", "{}"),
       WriteText(folder, "tokenizer.json", "{\"version\": \"1.0\"}"),
       WriteText(folder, "optimizer.json", "{}"),

@@ -229,7 +229,8 @@ TEST_F(GangAttempt, ARestartWhileRunningReattaches) {
   bool rendezvous = false;
   for (const auto& message : service_.TakeSent(b_)) rendezvous |= message.has_rendezvous();
   EXPECT_TRUE(rendezvous);
-  for (int i = 0; i < 30; ++i) Second({Beat(0, 1 + static_cast<uint64_t>(i), 1)}, {Beat(1, 1 + static_cast<uint64_t>(i), 1)});
+  for (int i = 0; i < 30; ++i)
+    Second({Beat(0, 1 + static_cast<uint64_t>(i), 1)}, {Beat(1, 1 + static_cast<uint64_t>(i), 1)});
   EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_RUNNING);
   EXPECT_EQ(Stage().fence(), 1u);
 }

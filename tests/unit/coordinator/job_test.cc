@@ -43,8 +43,8 @@ TEST(Job, LimitsOfASubmit) {
 
 TEST(Job, WaitsWithAReasonAndSaysWhatToDo) {
   ServiceHarness service;
-  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {2, 4}),
-                                                             ServiceHarness::Gang("next", {"train"})}));
+  const std::string id = service.Submit(
+      ServiceHarness::Job({ServiceHarness::Gang("train", {}, {2, 4}), ServiceHarness::Gang("next", {"train"})}));
   EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_PENDING);
   EXPECT_THAT(service.View(id).reason(), HasSubstr("needs 2 CPU slots, workers offer 0"));
   EXPECT_THAT(service.View(id).next_action(), HasSubstr("start more workers"));
@@ -78,8 +78,8 @@ TEST(Job, WhatCanNeverFitDoesNotBlockTheOthers) {
 
 TEST(Job, CancelBeforeAnythingRuns) {
   ServiceHarness service;
-  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train"),
-                                                             ServiceHarness::Gang("next", {"train"})}));
+  const std::string id =
+      service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train"), ServiceHarness::Gang("next", {"train"})}));
   EXPECT_EQ(service.Cancel(id)->state(), v1::JOB_STATE_CANCELLED);
   EXPECT_EQ(service.Cancel(id)->state(), v1::JOB_STATE_CANCELLED);
   EXPECT_EQ(service.Retry(id).status().code(), absl::StatusCode::kFailedPrecondition);
@@ -104,8 +104,8 @@ TEST(Job, CancelStopsTheAttemptAndWaitsForItsRanks) {
 TEST(Job, CancelWhilePublishingFinishesPublishing) {
   ServiceHarness service;
   const uint64_t session = service.Connect(service.Hello("a"));
-  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train"),
-                                                             ServiceHarness::Gang("next", {"train"})}));
+  const std::string id =
+      service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train"), ServiceHarness::Gang("next", {"train"})}));
   service.RunAttempt(id, "train", {session});
   service.Exit(session, service.AttemptOf(id, "train"), 0, 0);
   const v1::Stage stage = service.StageView(id, "train");
@@ -119,8 +119,9 @@ TEST(Job, CancelWhilePublishingFinishesPublishing) {
 TEST(Job, AFailedStageFailsItsChildrenAndRetryBringsThemBack) {
   ServiceHarness service;
   const uint64_t session = service.Connect(service.Hello("a"));
-  const std::string id = service.Submit(ServiceHarness::Job(
-      {ServiceHarness::Gang("train"), ServiceHarness::Gang("next", {"train"}), ServiceHarness::Gang("last", {"next"})}));
+  const std::string id =
+      service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train"), ServiceHarness::Gang("next", {"train"}),
+                                          ServiceHarness::Gang("last", {"next"})}));
   service.RunAttempt(id, "train", {session});
   service.Exit(session, service.AttemptOf(id, "train"), 0, 64, 0, "no such key: lerning_rate");
   EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_FAILED);

@@ -1,8 +1,8 @@
 #include "tests/unit/coordinator/service_harness.h"
 
-#include <utility>
-
 #include <gtest/gtest.h>
+
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/random.h"
@@ -160,7 +160,9 @@ uint64_t ServiceHarness::Connect(const v1::Hello& hello) {
   return session;
 }
 
-void ServiceHarness::Say(uint64_t session, v1::SessionRequest message) { Feed(FromWorker{session, std::move(message)}); }
+void ServiceHarness::Say(uint64_t session, v1::SessionRequest message) {
+  Feed(FromWorker{session, std::move(message)});
+}
 
 void ServiceHarness::Beat(uint64_t session, const std::vector<v1::RankBeat>& ranks) {
   v1::SessionRequest message;

@@ -24,8 +24,8 @@ class ServiceHarness {
   static spec::Job Job(std::vector<spec::Stage> stages, const std::string& name = "job");
 
   void Feed(const Input& input);
-  void Advance(absl::Duration by);   // with TimePassed at every NextWake
-  void Restart();                    // from the rows that were written
+  void Advance(absl::Duration by);              // with TimePassed at every NextWake
+  void Restart();                               // from the rows that were written
   void Jump(absl::Duration by) { now_ += by; }  // no tick: a stall
 
   Reply Call(const Input& input, uint64_t call);

@@ -1,8 +1,8 @@
 #include "coordinator/core/shard_table.h"
 
-#include <map>
-
 #include <gtest/gtest.h>
+
+#include <map>
 
 #include "base/random.h"
 

@@ -1,11 +1,11 @@
 #include "coordinator/core/transition_table.h"
 
+#include <gtest/gtest.h>
+
 #include <fstream>
 #include <set>
 #include <sstream>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 namespace vlm::coordinator {
 namespace {
@@ -13,12 +13,12 @@ namespace {
 constexpr JobEvent kJobEvents[] = {JobEvent::kAttemptOpened, JobEvent::kCancelled, JobEvent::kLastAttemptEnded,
                                    JobEvent::kAllSucceeded,  JobEvent::kFailed,    JobEvent::kRetried};
 constexpr StageEvent kStageEvents[] = {
-    StageEvent::kReuseFound,  StageEvent::kReuseMissed, StageEvent::kParentFailed, StageEvent::kCapacity,
-    StageEvent::kAttemptSucceeded, StageEvent::kFailedRetry, StageEvent::kFailedFinal, StageEvent::kBackoffOver,
-    StageEvent::kPublished,   StageEvent::kCancelled,   StageEvent::kRetried};
-constexpr AttemptEvent kAttemptEvents[] = {AttemptEvent::kOpened, AttemptEvent::kFoundComplete,
+    StageEvent::kReuseFound,       StageEvent::kReuseMissed, StageEvent::kParentFailed, StageEvent::kCapacity,
+    StageEvent::kAttemptSucceeded, StageEvent::kFailedRetry, StageEvent::kFailedFinal,  StageEvent::kBackoffOver,
+    StageEvent::kPublished,        StageEvent::kCancelled,   StageEvent::kRetried};
+constexpr AttemptEvent kAttemptEvents[] = {AttemptEvent::kOpened,   AttemptEvent::kFoundComplete,
                                            AttemptEvent::kAllReady, AttemptEvent::kAllSucceeded,
-                                           AttemptEvent::kStop, AttemptEvent::kAllReaped};
+                                           AttemptEvent::kStop,     AttemptEvent::kAllReaped};
 constexpr RankEvent kRankEvents[] = {RankEvent::kEndpoint, RankEvent::kResult, RankEvent::kWorkerGone};
 constexpr WorkerEvent kWorkerEvents[] = {WorkerEvent::kHello, WorkerEvent::kStreamBroken, WorkerEvent::kLeaseOver,
                                          WorkerEvent::kWindowOver};
@@ -101,7 +101,8 @@ TEST(TransitionTable, DocumentFollowsTheTables) {
   std::ifstream file(path);
   std::stringstream text;
   text << file.rdbuf();
-  EXPECT_EQ(text.str(), StateMachineMarkdown()) << "write it anew: build/tests/state_machine_document > docs/state-machine.md";
+  EXPECT_EQ(text.str(), StateMachineMarkdown())
+      << "write it anew: build/tests/state_machine_document > docs/state-machine.md";
 }
 
 }  // namespace

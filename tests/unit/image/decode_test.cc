@@ -152,8 +152,7 @@ TEST(EncodeTest, RefusesEmptyPicturesAndQualitiesOutsideTheScale) {
   EXPECT_EQ(EncodeJpeg(Image{}, 90).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(EncodeJpeg(NoiseImage(4, 4, 9), 0).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(EncodeJpeg(NoiseImage(4, 4, 9), 101).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(EncodeJpeg(Image{4, 4, std::vector<uint8_t>(47)}, 90).status().code(),
-            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EncodeJpeg(Image{4, 4, std::vector<uint8_t>(47)}, 90).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

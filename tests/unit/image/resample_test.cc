@@ -1,4 +1,6 @@
 // Resizing and normalising against a live Pillow and transformers.
+#include "data/image/resample.h"
+
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -6,7 +8,6 @@
 
 #include "base/random.h"
 #include "data/image/normalise.h"
-#include "data/image/resample.h"
 #include "tests/unit/image/oracle.h"
 
 namespace vlm::data {

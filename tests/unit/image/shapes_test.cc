@@ -103,10 +103,20 @@ TEST(ShapesGeneratorTest, TestScenesAreNewAndTheirPairsAreNot) {
 TEST(ShapesGeneratorTest, SentencesNameNoUnseenPair) {
   const auto generator = GeneratorOf(7);
   std::set<std::string> texts;
+  int conversations = 0;
   for (uint64_t index = 0; index < 3000; ++index) {
     const auto sample = generator->Generate(ShapesSplit::kSentences, index);
     EXPECT_FALSE(sample->picture.has_value());
-    const std::string text = nlohmann::json::parse(sample->json)["text"];
+    const auto document = nlohmann::json::parse(sample->json);
+    std::string text;
+    if (document.contains("text")) {
+      text = document["text"];
+    } else {
+      ASSERT_EQ(document["messages"].size(), 2);
+      text =
+          document["messages"][0]["content"].get<std::string>() + document["messages"][1]["content"].get<std::string>();
+      ++conversations;
+    }
     texts.insert(text);
     for (const ShapePair& pair : generator->division().unseen_pairs) {
       const std::string words = std::string(kShapeColors[static_cast<size_t>(pair.color)]) + " " +
@@ -115,6 +125,26 @@ TEST(ShapesGeneratorTest, SentencesNameNoUnseenPair) {
     }
   }
   EXPECT_GT(texts.size(), 800);
+  EXPECT_NEAR(conversations, 1500, 150);
+}
+
+// A conversation without a picture can be answered from its request alone.
+TEST(ShapesGeneratorTest, RepliesOfSentencesFollowFromTheirRequests) {
+  const auto generator = GeneratorOf(9);
+  int answers = 0;
+  for (uint64_t index = 0; index < 400; ++index) {
+    const auto document = nlohmann::json::parse(generator->Generate(ShapesSplit::kSentences, index)->json);
+    if (!document.contains("messages")) continue;
+    const std::string request = document["messages"][0]["content"], reply = document["messages"][1]["content"];
+    if (absl::EndsWith(request, "Describe the picture.")) {
+      const ShapesScene scene = generator->Scene(ShapesSplit::kSentences, index);
+      EXPECT_TRUE(absl::StrContains(reply, std::string(kShapeColors[static_cast<size_t>(scene.color)]))) << reply;
+      continue;
+    }
+    ++answers;
+    if (reply != "one") EXPECT_TRUE(absl::StrContains(absl::AsciiStrToLower(request), reply)) << request << reply;
+  }
+  EXPECT_GT(answers, 50);
 }
 
 TEST(ShapesGeneratorTest, KindsAndCountsComeInEqualNumbers) {

@@ -92,9 +92,8 @@ TEST(TarTest, EqualFilesGiveEqualArchives) {
 TEST(TarTest, WriterRefusesNamesThatDoNotFitOrEscape) {
   MemoryFile file;
   TarWriter writer(&file);
-  for (const std::string& name :
-       {std::string(), std::string("/etc/passwd"), std::string("a/../b"), std::string("a//b"), std::string("a\nb"),
-        std::string(101, 'x'), std::string(156, 'x') + "/y"}) {
+  for (const std::string& name : {std::string(), std::string("/etc/passwd"), std::string("a/../b"), std::string("a//b"),
+                                  std::string("a\nb"), std::string(101, 'x'), std::string(156, 'x') + "/y"}) {
     EXPECT_EQ(writer.Append(name, "contents").code(), absl::StatusCode::kInvalidArgument) << name;
   }
   EXPECT_EQ(file.size(), 0);
@@ -142,8 +141,8 @@ TEST(TarTest, DangerousMembersAreRefused) {
 }
 
 TEST(TarTest, BrokenPaxRecordsAreRefused) {
-  const std::string_view records[] = {"x path=a\n", "99 path=a\n", "9 path=a.", "7 patha\n", "12 size=1z2\n",
-                                      "22 GNU.sparse.major=1\n"};
+  const std::string_view records[] = {"x path=a\n", "99 path=a\n",   "9 path=a.",
+                                      "7 patha\n",  "12 size=1z2\n", "22 GNU.sparse.major=1\n"};
   for (const std::string_view record : records) {
     const std::string archive = ArchiveOf({{"pax", std::string(record)}, {"a.txt", "a"}});
     const auto retype = [](TarBlock* block) { SetTarText(block, kTarType, "x"); };

@@ -15,8 +15,8 @@ TEST(AddressTest, AcceptsLoopbackAndUnixSockets) {
 }
 
 TEST(AddressTest, RefusesEveryOtherAddressNamingIt) {
-  for (const char* text : {"0.0.0.0:7000", "10.1.2.3:7000", "[::]:7000", "example.com:7000", "127.0.0.1", "127.0.0.1:",
-                           "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0:1", "127.0.0.1.5:1",
+  for (const char* text : {"0.0.0.0:7000", "10.1.2.3:7000", "[::]:7000", "example.com:7000", "127.0.0.1",
+                           "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0:1", "127.0.0.1.5:1",
                            "127.0.0.256:1", "unix:relative", "unix:", "", "127.0.0.1.example.com:1"}) {
     const absl::Status status = ParseAddress(text).status();
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << text;

@@ -1,8 +1,8 @@
 #include "rpc/grpc_server.h"
 
 #include <gtest/gtest.h>
-#include <sys/stat.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -45,7 +45,7 @@ TEST(GrpcServerTest, UnixSocketIsPrivateAndNeverStolen) {
   const std::string path = SocketPath("private.sock");
   auto first = GrpcServer::Create({.address = "unix:" + path}, {});
   ASSERT_TRUE(first.ok()) << first.status();
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
   const absl::Status second = GrpcServer::Create({.address = "unix:" + path}, {}).status();
@@ -80,8 +80,10 @@ TEST(GrpcServerTest, HealthKnowsTheServices) {
   const std::string serving("\x08\x01");
   EXPECT_EQ(CallAndWait(channel->get(), "/grpc.health.v1.Health/Check", "", {}).value(), serving);
   EXPECT_EQ(CallAndWait(channel->get(), "/grpc.health.v1.Health/Check", "\x0a\x03t.T", {}).value(), serving);
-  EXPECT_TRUE(absl::IsNotFound(CallAndWait(channel->get(), "/grpc.health.v1.Health/Check", "\x0a\x03t.U", {}).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(CallAndWait(channel->get(), "/grpc.health.v1.Health/Check", "\xff", {}).status()));
+  EXPECT_TRUE(
+      absl::IsNotFound(CallAndWait(channel->get(), "/grpc.health.v1.Health/Check", "\x0a\x03t.U", {}).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(CallAndWait(channel->get(), "/grpc.health.v1.Health/Check", "\xff", {}).status()));
 }
 
 TEST(GrpcServerTest, GracefulShutdownLetsACallFinishAndRefusesNewOnes) {

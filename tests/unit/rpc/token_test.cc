@@ -30,7 +30,7 @@ TEST(TokenTest, TokensAre64HexDigitsAndDiffer) {
 TEST(TokenTest, FilesArePrivateAndReadBack) {
   const std::string path = Path("token");
   const std::string token = ReadOrCreateTokenFile(path).value();
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
   EXPECT_EQ(ReadTokenFile(path).value(), token);
@@ -103,8 +103,7 @@ TEST_F(GateTest, RefusesMissingAndUnknownTokens) {
   EXPECT_TRUE(absl::IsUnauthenticated(Call("/vlm.v1.JobService/GetJob", {}).status()));
   EXPECT_TRUE(absl::IsUnauthenticated(Call("/vlm.v1.JobService/GetJob", {{"authorization", user_}}).status()));
   EXPECT_TRUE(absl::IsUnauthenticated(Call("/vlm.v1.JobService/GetJob", BearerMetadata("")).status()));
-  EXPECT_TRUE(absl::IsUnauthenticated(
-      Call("/vlm.v1.JobService/GetJob", BearerMetadata(NewToken().value())).status()));
+  EXPECT_TRUE(absl::IsUnauthenticated(Call("/vlm.v1.JobService/GetJob", BearerMetadata(NewToken().value())).status()));
 }
 
 TEST_F(GateTest, GuardsStreams) {

@@ -50,8 +50,8 @@ class GrpcUnderTest final : public Transport {
   }
   void Stop() override { server_.reset(); }
   std::unique_ptr<Channel> Connect() override {
-    auto channel = NewGrpcChannel(
-        {.address = address_, .metadata = {{"shared", "yes"}}, .message_bytes_max = kMessageBytesMax});
+    auto channel =
+        NewGrpcChannel({.address = address_, .metadata = {{"shared", "yes"}}, .message_bytes_max = kMessageBytesMax});
     EXPECT_TRUE(channel.ok()) << channel.status();
     return *std::move(channel);
   }
@@ -67,10 +67,10 @@ struct TransportKind {
 };
 
 std::vector<TransportKind> Kinds() {
-  return {{"Memory", [] { return std::make_unique<MemoryUnderTest>(); }},
-          {"GrpcTcp", [] { return std::make_unique<GrpcUnderTest>("127.0.0.1:0"); }},
-          {"GrpcUnix",
-           [] { return std::make_unique<GrpcUnderTest>("unix:" + testing::TempDir() + "/conformance.sock"); }}};
+  return {
+      {"Memory", [] { return std::make_unique<MemoryUnderTest>(); }},
+      {"GrpcTcp", [] { return std::make_unique<GrpcUnderTest>("127.0.0.1:0"); }},
+      {"GrpcUnix", [] { return std::make_unique<GrpcUnderTest>("unix:" + testing::TempDir() + "/conformance.sock"); }}};
 }
 
 class TransportConformance : public testing::TestWithParam<TransportKind> {

@@ -79,13 +79,16 @@ class TokenizerOracleTest : public testing::Test {
       texts_->insert(texts_->end(), more.begin(), more.end());
     }
     texts_->push_back(std::string(3000, 'a') + std::string(500, ' ') + std::string(300, '\n') + "b");
-    Json request = {{"trainings", Json::array()}, {"texts", *texts_}, {"folder", folder_ + "/auto"},
-                    {"tokenizers", Json::array()}, {"messages", Messages()}};
+    Json request = {{"trainings", Json::array()},
+                    {"texts", *texts_},
+                    {"folder", folder_ + "/auto"},
+                    {"tokenizers", Json::array()},
+                    {"messages", Messages()}};
     for (const Training& training : *trainings_) {
-      const Json regex = training.pattern == SplitPattern::kGpt2
-                             ? Json()
-                             : Json(std::string(PatternRegex(training.pattern)));
-      request["trainings"].push_back({{"name", training.name}, {"regex", regex},
+      const Json regex =
+          training.pattern == SplitPattern::kGpt2 ? Json() : Json(std::string(PatternRegex(training.pattern)));
+      request["trainings"].push_back({{"name", training.name},
+                                      {"regex", regex},
                                       {"vocab_size", training.options.vocab_size},
                                       {"min_frequency", training.options.min_frequency},
                                       {"special", training.options.special_tokens},
@@ -100,8 +103,8 @@ class TokenizerOracleTest : public testing::Test {
     Write(folder_ + "/auto/tokenizer_config.json", *TokenizerConfigJson(*ours_[2], kContextTokens));
     Write(folder_ + "/auto/special_tokens_map.json", *SpecialTokensMapJson(*ours_[2]));
     Write(folder_ + "/request.json", request.dump());
-    const std::string command = std::string(VLM_ORACLE_PYTHON) + " " + VLM_SOURCE_DIR +
-                                "/tests/unit/tokenizer/tokenizer_oracle.py " + folder_;
+    const std::string command =
+        std::string(VLM_ORACLE_PYTHON) + " " + VLM_SOURCE_DIR + "/tests/unit/tokenizer/tokenizer_oracle.py " + folder_;
     ASSERT_EQ(std::system(command.c_str()), 0) << "the reference run failed; scripts/setup installs its environment";
     const auto answer = ReadFile(PosixFileSystem(), folder_ + "/answer.json", 1 << 28);
     ASSERT_TRUE(answer.ok()) << answer.status();
@@ -119,10 +122,10 @@ class TokenizerOracleTest : public testing::Test {
   static std::string FileName(int i) { return "ours_" + std::to_string(i) + ".json"; }
 
   static Json Messages() {
-    return {{{"role", "user"},
-             {"content", {{{"type", "image"}}, {{"type", "text"}, {"text", "What's the colour?\n"}}}}},
-            {{"role", "assistant"}, {"content", " red 12"}},
-            {{"role", "user"}, {"content", "and now "}}};
+    return {
+        {{"role", "user"}, {"content", {{{"type", "image"}}, {{"type", "text"}, {"text", "What's the colour?\n"}}}}},
+        {{"role", "assistant"}, {"content", " red 12"}},
+        {{"role", "user"}, {"content", "and now "}}};
   }
 
   void TrainingMakesTheSameEntriesAndMerges();

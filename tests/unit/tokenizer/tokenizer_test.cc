@@ -180,10 +180,17 @@ TEST(TokenizerTest, DamagedJsonNeverCrashes) {
     for (uint64_t i = 0, edits = 1 + rng.Below(4); i < edits; ++i) {
       const size_t at = rng.Below(damaged.size());
       switch (rng.Below(4)) {
-        case 0: damaged[at] = static_cast<char>(rng.Below(256)); break;
-        case 1: damaged.erase(at, 1 + rng.Below(20)); break;
-        case 2: damaged.insert(at, std::string(1, "{}[]\",:0\\"[rng.Below(9)])); break;
-        default: damaged.resize(at + 1);
+        case 0:
+          damaged[at] = static_cast<char>(rng.Below(256));
+          break;
+        case 1:
+          damaged.erase(at, 1 + rng.Below(20));
+          break;
+        case 2:
+          damaged.insert(at, std::string(1, "{}[]\",:0\\"[rng.Below(9)]));
+          break;
+        default:
+          damaged.resize(at + 1);
       }
     }
     const auto read = Tokenizer::FromJson(damaged);
@@ -205,9 +212,12 @@ TEST(TokenizerTest, WordsThatAreEntriesWinWithIgnoreMerges) {
 TEST(TrainBytePairTest, BadOptionsAreRefused) {
   const WordCounts counts(SplitPattern::kQwen2);
   const std::vector<BytePairOptions> bad = {
-      {0, 2, {}},           {kVocabularyEntriesMax + 1, 2, {}},
-      {300, 2, {""}},       {300, 2, {"<|a|>", "<|a|>"}},
-      {300, 2, {"\xFF|>"}}, {300, 2, {"plain"}},
+      {0, 2, {}},
+      {kVocabularyEntriesMax + 1, 2, {}},
+      {300, 2, {""}},
+      {300, 2, {"<|a|>", "<|a|>"}},
+      {300, 2, {"\xFF|>"}},
+      {300, 2, {"plain"}},
       {300, 2, {"<|" + std::string(kAddedTokenBytesMax, 'x')}},
   };
   for (const BytePairOptions& options : bad) {

@@ -275,10 +275,16 @@ TEST_F(CoreRanksTest, StrayInputsAreIgnoredInEveryState) {
   v1::AttachRequest hello;
   hello.mutable_hello();
   v1::HeldShard shard;
-  const std::vector<Input> strays = {
-      RankSpawned{Key(7), 1},      RankSpawnFailed{Key(7), "x"}, RankReaped{Key(7), 1, 0}, FromTrainer{Key(7), hello},
-      TrainerDetached{Key(7)},     ResultStored{Key(7)},         ShardsLeased{Key(7), {shard}},
-      ShardReleased{shard},        TimePassed{},                 DiskMeasured{1}};
+  const std::vector<Input> strays = {RankSpawned{Key(7), 1},
+                                     RankSpawnFailed{Key(7), "x"},
+                                     RankReaped{Key(7), 1, 0},
+                                     FromTrainer{Key(7), hello},
+                                     TrainerDetached{Key(7)},
+                                     ResultStored{Key(7)},
+                                     ShardsLeased{Key(7), {shard}},
+                                     ShardReleased{shard},
+                                     TimePassed{},
+                                     DiskMeasured{1}};
   const auto feed_all = [&] {
     core_.Clear();
     for (const Input& stray : strays) core_.Feed(stray);
@@ -287,23 +293,23 @@ TEST_F(CoreRanksTest, StrayInputsAreIgnoredInEveryState) {
     EXPECT_TRUE(core_.All<SendToTrainer>().empty());
     EXPECT_TRUE(core_.All<SpawnRank>().empty());
   };
-  feed_all();                                 // live, no rank
+  feed_all();  // live, no rank
   core_.Assign({{0, 0}});
-  feed_all();                                 // assigned
+  feed_all();  // assigned
   core_.Feed(RankSpawned{Key(0), 100});
-  feed_all();                                 // spawned
-  core_.Feed(RankSpawned{Key(0), 200});       // a second answer
+  feed_all();                            // spawned
+  core_.Feed(RankSpawned{Key(0), 200});  // a second answer
   EXPECT_EQ(core_.worker().Ranks()[0].pid, 100);
-  core_.Feed(ResultStored{Key(0)});           // not reaped yet
+  core_.Feed(ResultStored{Key(0)});  // not reaped yet
   EXPECT_EQ(core_.worker().Ranks().size(), 1u);
   core_.Hello(Key(0));
-  feed_all();                                 // attached
+  feed_all();  // attached
   core_.StopOrder(5, absl::Seconds(5));
-  feed_all();                                 // stopping
+  feed_all();  // stopping
   core_.Feed(SessionLost{"x"});
-  feed_all();                                 // down
+  feed_all();  // down
   core_.Connect();
-  feed_all();                                 // hello
+  feed_all();  // hello
   core_.Feed(RankReaped{Key(0), 0, SIGTERM});
   core_.Feed(RankReaped{Key(0), 0, SIGTERM});  // once only
   EXPECT_EQ(core_.worker().results_waiting(), 1u);

@@ -90,7 +90,13 @@ TEST(CoreSessionTest, ReportsAreSentAgainAfterAReconnectUntilAcknowledged) {
   auto updates = core.Sent(Request::kRank);
   ASSERT_EQ(updates.size(), 2u) << "SPAWNED and the endpoint";
   const uint64_t spawned_sequence = updates[0].sequence();
-  core.Coordinator([] { v1::SessionResponse m; m.mutable_beat(); return m; }(), 1, spawned_sequence);
+  core.Coordinator(
+      [] {
+        v1::SessionResponse m;
+        m.mutable_beat();
+        return m;
+      }(),
+      1, spawned_sequence);
   core.Feed(SessionLost{"broken"});
   core.Clear();
   core.Connect();
@@ -229,7 +235,8 @@ TEST(CoreSessionTest, ResultsAreSentOnlyWhenDurableAndKeptUntilAccepted) {
   EXPECT_EQ(core.Sent(Request::kResult)[0].result().failure(), v1::FAILURE_CLASS_NUMERIC);
   core.Advance(absl::Seconds(5));
   EXPECT_EQ(core.Sent(Request::kResult).size(), 2u) << "again while not accepted";
-  EXPECT_GT(core.Sent(Request::kResult)[1].result().sent_boot_ns(), core.Sent(Request::kResult)[1].result().at_boot_ns());
+  EXPECT_GT(core.Sent(Request::kResult)[1].result().sent_boot_ns(),
+            core.Sent(Request::kResult)[1].result().at_boot_ns());
   core.AcknowledgeResult(0);
   EXPECT_EQ(core.All<RemoveResult>().size(), 1u);
   EXPECT_EQ(core.worker().results_waiting(), 0u);

@@ -43,11 +43,21 @@ class Watched {
   bool WaitForFailure() {
     return Wait([this] { return !failed_.ok(); });
   }
-  int exit_code() { return Get([this] { return exit_code_.value_or(-1); }); }
-  int signal() { return Get([this] { return signal_; }); }
-  int pid() { return Get([this] { return pid_; }); }
-  std::string output() { return Get([this] { return output_; }); }
-  absl::Status failed() { return Get([this] { return failed_; }); }
+  int exit_code() {
+    return Get([this] { return exit_code_.value_or(-1); });
+  }
+  int signal() {
+    return Get([this] { return signal_; });
+  }
+  int pid() {
+    return Get([this] { return pid_; });
+  }
+  std::string output() {
+    return Get([this] { return output_; });
+  }
+  absl::Status failed() {
+    return Get([this] { return failed_; });
+  }
 
  private:
   template <typename F>
@@ -161,7 +171,9 @@ TEST_F(ProcessSupervisorTest, TheGuardReadsEndOfFileWhenTheWorkerIsGone) {
     auto supervisor = ProcessSupervisor::Create().value();
     const std::string report = "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(ends[1]);
     supervisor->Start(Shell("exec 5>" + report + "; echo ready >&5; read line <&3; echo gone >&5"),
-                      {.started = [](int) {}, .failed = [](absl::Status) {}, .output = [](std::string) {},
+                      {.started = [](int) {},
+                       .failed = [](absl::Status) {},
+                       .output = [](std::string) {},
                        .exited = [](int, int) {}});
     while (true) pause();
   }

@@ -38,7 +38,7 @@ TEST_F(StateDirTest, KeepsItsIdentityAndCountsItsStarts) {
   EXPECT_EQ(second->state_uuid(), uuid);
   EXPECT_EQ(second->incarnation(), 2u);
   EXPECT_EQ(second->epoch(), 9u);
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(stat(path_.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0700u);
 }
