@@ -1,7 +1,5 @@
 // vlm-trainer: one rank of one attempt. Started by vlm-worker, which passes its socket, the attempt and a token in
 // the environment; everything else arrives over the socket. `vlm-trainer chat` answers one question by hand.
-#include <signal.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -19,17 +17,10 @@
 #include "trainer/stages/pool_stages.h"
 #include "trainer/stages/training_stage.h"
 #include "trainer/worker_link.h"
+#include "trainer/worker_ties.h"
 
 namespace vlm::trainer {
 namespace {
-
-// Dies with its worker, also when the worker is killed between fork and here.
-absl::Status TieToParent() {
-  const pid_t parent = getppid();
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return absl::InternalError("cannot ask to die with the worker");
-  if (getppid() != parent || parent == 1) return absl::UnavailableError("the worker is gone already");
-  return absl::OkStatus();
-}
 
 // The explicit list of stage kinds: a new kind enters here.
 absl::Status RunStage(const StageContext& context) {
@@ -68,6 +59,12 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
+// No clean-up: with the worker the run is over, and the coordinator starts the next attempt elsewhere.
+void EndWithWorker() {
+  std::fprintf(stderr, "vlm-trainer: the worker is gone, ending\n");
+  _exit(static_cast<int>(ExitCode::kCrash));
+}
+
 int RunRank() {
   LinkOptions options;
   options.socket = Environment("VLM_WORKER_SOCKET");
@@ -79,8 +76,11 @@ int RunRank() {
                  "vlm-worker that starts ranks (see --help for what a person can run)\n");
     return static_cast<int>(ExitCode::kUserError);
   }
+  const std::string guard = Environment("VLM_WORKER_GUARD_FD");
   options.rank = std::atoi(Environment("VLM_RANK").c_str());
-  absl::Status status = TieToParent();
+  const WorkerTies ties = {std::atoi(Environment("VLM_WORKER_PID").c_str()),
+                           guard.empty() ? -1 : std::atoi(guard.c_str())};
+  absl::Status status = TieToWorker(ties, EndWithWorker);
   absl::StatusOr<std::unique_ptr<WorkerLink>> link = absl::UnavailableError("not attached");
   if (status.ok()) {
     link = WorkerLink::Connect(options, RealClock());

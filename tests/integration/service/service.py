@@ -104,9 +104,9 @@ class Service:
     def artifact(self, job_id, stage):
         return pathlib.Path(self.stage(job_id, stage)["artifact_folder"])
 
-    def trainers(self):
-        """Process ids of the workers' children."""
-        parents = {p.pid for name, p in self.processes.items() if name.startswith("worker")}
+    def trainers(self, of="worker"):
+        """Process ids of the children of the workers whose names begin so."""
+        parents = {p.pid for name, p in self.processes.items() if name.startswith(of)}
         found = []
         for entry in pathlib.Path("/proc").iterdir():
             try:

@@ -1,6 +1,7 @@
 """The service as a user meets it: real processes, real files. Usage: service_test.py CASE BINARIES"""
 import json
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -130,10 +131,21 @@ def a_killed_worker_is_replaced(binaries):
     with Service(binaries) as service:
         job = service.submit(*LONGER)
         wait_until("sft trains", lambda: steps(service, job) >= 5)
+        trainers = service.trainers(of="worker-1")
+        assert trainers
         service.kill("worker-1")
+        wait_until("its trainers end with it", lambda: not any(alive(pid) for pid in trainers), deadline_s=2)
         service.wait(job)
         assert int(service.stage(job, "sft")["restarts"]) >= 1
         assert service.stage(job, "sft")["world"] == 1
+
+
+def alive(pid):
+    """A zombie, whose parent has yet to look, is not."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 COORDINATOR_SERIES = ["vlm_jobs", "vlm_stages", "vlm_attempts", "vlm_queue_wait_seconds_total", "vlm_restarts_total",

@@ -1,7 +1,7 @@
 // A trainer for tests of the worker: attaches, then does what the stage's text says, one word after another.
 //
 //   print TEXT | flood BYTES | endpoint | rendezvous | metric | lease | part | wait | freeze | ignore-term |
-//   fail CODE | exit CODE | crash | environment
+//   fail CODE | exit CODE | crash | environment | unsignalled (clears the parent-death signal: the guard remains)
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -17,6 +17,7 @@
 #include "base/mutex.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/token.h"
+#include "trainer/worker_ties.h"
 #include "vlm/v1/checkpoint.pb.h"
 #include "vlm/v1/data.pb.h"
 #include "vlm/v1/trainer.pb.h"
@@ -116,6 +117,8 @@ class Script {
       Lease();
     } else if (word == "part") {
       AddPart();
+    } else if (word == "unsignalled") {
+      prctl(PR_SET_PDEATHSIG, 0);
     } else if (word == "ignore-term") {
       signal(SIGTERM, SIG_IGN);
     } else if (word == "wait" || word == "freeze") {
@@ -204,8 +207,9 @@ class Script {
 }  // namespace vlm
 
 int main() {
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) return 70;
-  if (std::to_string(getppid()) != vlm::Environment("VLM_WORKER_PID")) return 70;
+  const vlm::trainer::WorkerTies ties = {std::atoi(vlm::Environment("VLM_WORKER_PID").c_str()),
+                                         std::atoi(vlm::Environment("VLM_WORKER_GUARD_FD").c_str())};
+  if (!vlm::trainer::TieToWorker(ties, [] { std::_Exit(70); }).ok()) return 70;
   vlm::Script script;
   script.Run();
   return 0;

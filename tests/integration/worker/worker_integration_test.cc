@@ -1,8 +1,10 @@
 // vlm-worker as a process, against a coordinator played by the test and a scripted trainer.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -141,9 +143,16 @@ class WorkerIntegrationTest : public testing::Test {
   int PidOf(int32_t rank) {
     int pid = 0;
     EXPECT_TRUE(coordinator_->WaitForLog("env VLM_RANK=" + std::to_string(rank)));
-    const std::vector<std::string> names = PosixFileSystem()->List(folder_ + "/state/processes").value();
-    for (const std::string& name : names) pid = std::stoi(name);
+    for (const int trainer : Trainers()) pid = trainer;
     return pid;
+  }
+  std::vector<int> Trainers() const {
+    std::vector<int> pids;
+    const std::vector<std::string> names = PosixFileSystem()->List(folder_ + "/state/processes").value();
+    for (const std::string& name : names) {
+      if (name.find('.') == std::string::npos) pids.push_back(std::stoi(name));
+    }
+    return pids;
   }
 
   std::string folder_;
@@ -313,6 +322,25 @@ TEST_F(WorkerIntegrationTest, ASlotIsCleanAfterTheWorkerWasKilled) {
   std::string line;
   if (std::getline(stat, line)) {
     EXPECT_NE(line.find(") Z "), std::string::npos) << "still running: " << line;
+  }
+}
+
+TEST_F(WorkerIntegrationTest, TrainersEndWithAKilledWorkerAndNeedNoSweep) {
+  Connect();
+  // Rank 0 has both ties, rank 1 only the guard; neither heeds TERM.
+  coordinator_->Assign(5, {"ignore-term print up-0 wait", "ignore-term unsignalled print up-1 wait"});
+  ASSERT_TRUE(coordinator_->WaitForLog("up-0"));
+  ASSERT_TRUE(coordinator_->WaitForLog("up-1"));
+  const std::vector<int> trainers = Trainers();
+  ASSERT_EQ(trainers.size(), 2u);
+  std::vector<int> watched;
+  for (const int pid : trainers) watched.push_back(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  worker_->Signal(SIGKILL);
+  EXPECT_EQ(worker_->WaitForExit(), -SIGKILL);
+  for (const int pidfd : watched) {
+    pollfd wait = {.fd = pidfd, .events = POLLIN, .revents = 0};
+    EXPECT_EQ(poll(&wait, 1, 2000), 1) << "a trainer outlives its worker";
+    close(pidfd);
   }
 }
 
