@@ -6,6 +6,7 @@
 #include <deque>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "base/mutex.h"
 #include "rpc/grpc_channel.h"
@@ -74,7 +75,8 @@ LinkEndpoint FromProto(const v1::Endpoint& endpoint) {
           endpoint.nccl_unique_id()};
 }
 
-// What arrives on the stream; outlives it and the link.
+// What arrives on the stream; outlives it and the link. Start and rendezvous are taken once: a rank keeps one identity
+// and one set of peers for its life, and a coordinator that has restarted sends its rendezvous again.
 struct Inbox {
   Mutex mutex;
   CondVar changed;
@@ -84,6 +86,11 @@ struct Inbox {
   absl::Status closed_with ABSL_GUARDED_BY(mutex);
 };
 
+std::pair<std::optional<v1::Start>, std::optional<v1::Rendezvous>> TakenBy(Inbox* inbox) {
+  MutexLock lock(&inbox->mutex);
+  return {inbox->start, inbox->rendezvous};
+}
+
 class Receiver final : public rpc::StreamReceiver {
  public:
   explicit Receiver(std::shared_ptr<Inbox> inbox) : inbox_(std::move(inbox)) {}
@@ -91,8 +98,8 @@ class Receiver final : public rpc::StreamReceiver {
     v1::AttachResponse message;
     if (!message.ParseFromString(bytes)) return;
     MutexLock lock(&inbox_->mutex);
-    if (message.has_start()) inbox_->start = message.start();
-    if (message.has_rendezvous()) inbox_->rendezvous = message.rendezvous();
+    if (message.has_start() && !inbox_->start.has_value()) inbox_->start = message.start();
+    if (message.has_rendezvous() && !inbox_->rendezvous.has_value()) inbox_->rendezvous = message.rendezvous();
     inbox_->changed.NotifyAll();
   }
   void OnClosed(absl::Status status) override {
@@ -231,6 +238,12 @@ class GrpcWorkerLink final : public WorkerLink {
 
   absl::Status Attach() {
     auto inbox = std::make_shared<Inbox>();
+    if (const std::shared_ptr<Inbox> before = CurrentInbox(); before != nullptr) {
+      const auto [start, rendezvous] = TakenBy(before.get());
+      MutexLock lock(&inbox->mutex);
+      inbox->start = start;
+      inbox->rendezvous = rendezvous;
+    }
     rpc::CallOptions options;
     options.wait_for_ready = true;
     options.metadata[rpc::kAttemptTokenKey] = options_.token;

@@ -69,7 +69,9 @@ class WorkerLink {
   virtual ~WorkerLink() = default;
 
   virtual const Assignment& assignment() const = 0;
-  // Posts where this rank can be reached (it is then READY) and waits for every rank's endpoint.
+  // Posts where this rank can be reached (it is then READY) and waits for every rank's endpoint. The first set of
+  // endpoints stays: one that comes again, after a restart of the coordinator or a reconnect, changes nothing.
+  // UNAVAILABLE after `timeout`.
   virtual absl::StatusOr<std::vector<LinkEndpoint>> Rendezvous(const LinkEndpoint& mine, absl::Duration timeout) = 0;
   // READY without peers: a pool's rank.
   virtual void PostReady() = 0;

@@ -82,6 +82,7 @@ void Worker::Core::SpawnWaiting() {
 void Worker::Core::OnRendezvous(const v1::Rendezvous& rendezvous) {
   for (auto& [key, rank] : ranks_) {
     if (key.attempt_id != rendezvous.attempt_id() || key.fence != rendezvous.fence()) continue;
+    if (rank.rendezvous) continue;  // again, after a restart of the coordinator: the rank has its peers
     rank.rendezvous = rendezvous;
     if (!rank.attached) continue;  // sent after its hello
     v1::AttachResponse message;

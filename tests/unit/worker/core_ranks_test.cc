@@ -125,6 +125,23 @@ TEST_F(CoreRanksTest, RendezvousReachesAttachedTrainersNowAndOthersWithTheirHell
   EXPECT_TRUE(core_.All<SendToTrainer>().empty()) << "of another attempt";
 }
 
+TEST_F(CoreRanksTest, ARendezvousThatComesAgainIsNotPassedOn) {
+  core_.RunRank(0);
+  v1::SessionResponse message;
+  message.mutable_rendezvous()->set_attempt_id("aa/5");
+  message.mutable_rendezvous()->set_fence(5);
+  message.mutable_rendezvous()->add_by_rank()->add_tcp("127.0.0.1:1");
+  core_.Coordinator(message);
+  core_.Clear();
+  core_.Coordinator(message);
+  EXPECT_TRUE(core_.All<SendToTrainer>().empty());
+  core_.Feed(TrainerDetached{Key(0)});
+  core_.Hello(Key(0));
+  const auto sent = core_.All<SendToTrainer>();
+  ASSERT_EQ(sent.size(), 2u) << "a new stream gets start and rendezvous, as the first did";
+  EXPECT_EQ(sent[1].message.rendezvous().by_rank(0).tcp(0), "127.0.0.1:1");
+}
+
 TEST_F(CoreRanksTest, EndpointAndPhasesAreReported) {
   core_.RunRank(0);
   core_.Endpoint(Key(0), "127.0.0.1:5");
