@@ -49,6 +49,9 @@ class Collective {
 
   // From any thread: makes the current and every later call on every rank return ABORTED.
   virtual void Abort(std::string_view reason) = 0;
+  // From any thread, without entering an operation or blocking: ABORTED or UNAVAILABLE when a peer has aborted or is
+  // known to be gone, else OK (also from a backend that learns of it only in an operation).
+  virtual absl::Status health() const { return absl::OkStatus(); }
   // Sequence number of the last operation entered; read by the heartbeat thread.
   virtual uint64_t sequence() const = 0;
   virtual uint64_t bytes_communicated() const = 0;

@@ -27,6 +27,13 @@ double BlockSquareSum(const float* values) {
   return sum;
 }
 
+// The blocks' sums alone come to the host. Within a block in the device's own order.
+std::vector<double> BlockSquareSumsOnDevice(const at::Tensor& gradient) {
+  const at::Tensor sums = gradient.view({-1, kBlockElements}).to(at::kDouble).square().sum(1).to(at::kCPU).contiguous();
+  const double* values = sums.const_data_ptr<double>();
+  return std::vector<double>(values, values + sums.numel());
+}
+
 int64_t ShardBlocks(const ParameterStore& store, BucketId id) {
   return store.buckets()[id].numel / store.world() / kBlockElements;
 }
@@ -35,7 +42,8 @@ int64_t ShardBlocks(const ParameterStore& store, BucketId id) {
 
 std::vector<double> BlockSquareSums(const at::Tensor& gradient) {
   VLM_CHECK(gradient.numel() % kBlockElements == 0, "shards are whole blocks");
-  const at::Tensor host = gradient.to(at::kCPU).contiguous();
+  if (!gradient.is_cpu()) return BlockSquareSumsOnDevice(gradient);
+  const at::Tensor host = gradient.contiguous();
   const float* values = host.const_data_ptr<float>();
   std::vector<double> sums;
   for (int64_t i = 0; i < host.numel(); i += kBlockElements) sums.push_back(BlockSquareSum(values + i));

@@ -55,6 +55,10 @@ absl::StatusOr<std::unique_ptr<ParameterStore>> ParameterStore::Create(const mod
 absl::StatusOr<at::Tensor> ParameterStore::AllocateShared(int64_t numel, at::ScalarType type, const std::string& tag) {
   if (world() == 1) return at::zeros({numel}, at::TensorOptions().dtype(type).device(options_.device));
   VLM_ASSIGN_OR_RETURN(at::Tensor tensor, collective_->Allocate(numel, type, tag));
+  if (tensor.device() != options_.device) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "collective and store are of different devices: ", tensor.device().str(), " and ", options_.device.str()));
+  }
   return tensor.zero_();
 }
 

@@ -47,6 +47,10 @@ class SingleRankCollective final : public Collective {
     MutexLock lock(&mutex_);
     if (aborted_.ok()) aborted_ = absl::AbortedError("collective aborted: " + std::string(reason));
   }
+  absl::Status health() const override {
+    MutexLock lock(&mutex_);
+    return aborted_;
+  }
   uint64_t sequence() const override { return sequence_.load(std::memory_order_relaxed); }
   uint64_t bytes_communicated() const override { return 0; }
 
@@ -65,7 +69,7 @@ class SingleRankCollective final : public Collective {
   }
 
   std::atomic<uint64_t> sequence_{0};
-  Mutex mutex_;
+  mutable Mutex mutex_;
   absl::Status aborted_ ABSL_GUARDED_BY(mutex_);
 };
 
