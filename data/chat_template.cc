@@ -85,7 +85,7 @@ class ChatMl final : public ChatTemplate {
   int32_t start_ = 0, end_ = 0, end_of_text_ = 0, image_ = 0;
 };
 
-// LLaVA's first stage ("plain"): pictures, caption, newline; no roles.
+// LLaVA's first stage ("plain"): pictures, caption, newline; no roles. Text alone is as in chatml.
 class Plain final : public ChatTemplate {
  public:
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Create(const Tokenizer* tokenizer) {
@@ -133,6 +133,10 @@ class Plain final : public ChatTemplate {
           sample->parts.push_back(TextRun{std::move(ids), true});
         }
       }
+    }
+    if (image == 0) {
+      return absl::InvalidArgumentError(
+          "template plain takes pictures with captions, and this conversation has no picture: use template chatml");
     }
     return absl::OkStatus();
   }

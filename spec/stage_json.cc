@@ -83,6 +83,7 @@ void Fields(A& a, TextModel& v) {
   a("intermediate", v.intermediate);
   a("rope_theta", v.rope_theta);
   a("rms_eps", v.rms_eps);
+  a("initializer_range", v.initializer_range);
   a("tied", v.tied);
   a("context", v.context);
 }

@@ -12,7 +12,7 @@ namespace vlm::spec {
 
 struct TextModel {
   int32_t hidden = 0, layers = 0, heads = 0, kv_heads = 0, intermediate = 0;
-  double rope_theta = 0, rms_eps = 0;
+  double rope_theta = 0, rms_eps = 0, initializer_range = 0;
   bool tied = true;     // output head and embedding are one parameter
   int32_t context = 0;  // tokens
 };

@@ -13,33 +13,12 @@
 #include "spec/canonical.h"
 #include "trainer/chat.h"
 #include "trainer/exit_code.h"
-#include "trainer/stages/evaluate_stage.h"
-#include "trainer/stages/pool_stages.h"
-#include "trainer/stages/training_stage.h"
+#include "trainer/stages/run_stage.h"
 #include "trainer/worker_link.h"
 #include "trainer/worker_ties.h"
 
 namespace vlm::trainer {
 namespace {
-
-// The explicit list of stage kinds: a new kind enters here.
-absl::Status RunStage(const StageContext& context) {
-  switch (context.stage->kind) {
-    case spec::StageKind::kGenerate:
-      return RunGenerate(context);
-    case spec::StageKind::kTokenizer:
-      return RunTokenizer(context);
-    case spec::StageKind::kIndex:
-      return RunIndex(context);
-    case spec::StageKind::kPretrain:
-    case spec::StageKind::kAlign:
-    case spec::StageKind::kSft:
-      return RunTraining(context);
-    case spec::StageKind::kEvaluate:
-      return RunEvaluate(context);
-  }
-  return absl::UnimplementedError("this build of vlm-trainer does not know the stage's kind");
-}
 
 absl::Status RunAttempt(WorkerLink* link) {
   VLM_ASSIGN_OR_RETURN(const spec::Stage stage, spec::StageFromJson(link->assignment().stage_json));

@@ -16,7 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/mutex.h"
+#include "train/collectives/first_failure.h"
 #include "train/collectives/operation.h"
 #include "train/collectives/ordered_sum.h"
 #include "train/collectives/shared_segment.h"
@@ -73,6 +73,14 @@ class SharedMemoryCollective final : public Collective {
   int world() const override { return world_; }
   uint64_t sequence() const override { return sequence_.load(std::memory_order_relaxed); }
   uint64_t bytes_communicated() const override { return bytes_.load(std::memory_order_relaxed); }
+  absl::Status health() const override {
+    VLM_RETURN_IF_ERROR(failure_.status());
+    if (Control(rank_)->aborted.load(std::memory_order_acquire) != 0) {
+      return absl::AbortedError("collective aborted by a peer");
+    }
+    const int dead = dead_peer_.load();
+    return dead < 0 ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("rank ", dead, " is gone"));
+  }
 
   absl::StatusOr<at::Tensor> Allocate(int64_t numel, at::ScalarType type, std::string_view tag) override {
     const size_t bytes = static_cast<size_t>(numel) * c10::elementSize(type);
@@ -183,7 +191,7 @@ class SharedMemoryCollective final : public Collective {
   }
 
   void Abort(std::string_view reason) override {
-    SetFailure(
+    failure_.Set(
         absl::AbortedError(absl::StrCat("collective aborted: ", absl::string_view(reason.data(), reason.size()))));
     for (int peer = 0; peer < world_; ++peer) Control(peer)->aborted.store(1);
     NotifyAll();
@@ -195,7 +203,7 @@ class SharedMemoryCollective final : public Collective {
   // Enters the operation, waits until every peer has, checks that it is the same, lets `body` read the peers'
   // memory, and waits until every peer has read ours.
   absl::Status Run(Operation operation, const std::function<absl::Status()>& body) {
-    VLM_RETURN_IF_ERROR(failure());
+    VLM_RETURN_IF_ERROR(failure_.status());
     const uint64_t sequence = sequence_.load(std::memory_order_relaxed) + 1;
     sequence_.store(sequence, std::memory_order_relaxed);
     operation.sequence = sequence;
@@ -225,7 +233,7 @@ class SharedMemoryCollective final : public Collective {
       }
       if (waiting_for < 0) return absl::OkStatus();
       if (mine->aborted.load(std::memory_order_acquire) != 0) {
-        VLM_RETURN_IF_ERROR(failure());
+        VLM_RETURN_IF_ERROR(failure_.status());
         return Fail(absl::AbortedError("collective aborted by a peer"));
       }
       if (const int dead = dead_peer_.load(); dead >= 0) {
@@ -305,16 +313,8 @@ class SharedMemoryCollective final : public Collective {
     }
   }
 
-  absl::Status failure() const {
-    MutexLock lock(&mutex_);
-    return failure_;
-  }
-  void SetFailure(const absl::Status& status) {
-    MutexLock lock(&mutex_);
-    if (failure_.ok()) failure_ = status;
-  }
   absl::Status Fail(const absl::Status& status) {
-    SetFailure(status);
+    failure_.Set(status);
     return status;
   }
 
@@ -325,8 +325,7 @@ class SharedMemoryCollective final : public Collective {
   std::vector<std::shared_ptr<SharedSegment>> segments_;
   std::atomic<uint64_t> sequence_{0}, bytes_{0};
   std::atomic<int> dead_peer_{-1};
-  mutable Mutex mutex_;
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  FirstFailure failure_;
   UniqueFd stop_watching_;
   std::thread watcher_;
 };

@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/mutex.h"
+#include "train/collectives/first_failure.h"
 #include "train/collectives/operation.h"
 #include "train/collectives/ordered_sum.h"
 
@@ -57,6 +57,14 @@ class TcpCollective final : public Collective {
   int world() const override { return world_; }
   uint64_t sequence() const override { return sequence_.load(std::memory_order_relaxed); }
   uint64_t bytes_communicated() const override { return bytes_.load(std::memory_order_relaxed); }
+  absl::Status health() const override {
+    VLM_RETURN_IF_ERROR(failure_.status());
+    for (int peer = 0; peer < world_; ++peer) {
+      pollfd entry = {sockets_[static_cast<size_t>(peer)].get(), POLLRDHUP, 0};  // this rank's own is -1: never ready
+      if (poll(&entry, 1, 0) > 0) return absl::UnavailableError(absl::StrCat("rank ", peer, " is gone"));
+    }
+    return absl::OkStatus();
+  }
 
   absl::StatusOr<at::Tensor> Allocate(int64_t numel, at::ScalarType type, std::string_view tag) override {
     std::vector<Transfer> transfers(static_cast<size_t>(world_));
@@ -147,7 +155,7 @@ class TcpCollective final : public Collective {
   }
 
   void Abort(std::string_view reason) override {
-    SetFailure(
+    failure_.Set(
         absl::AbortedError(absl::StrCat("collective aborted: ", absl::string_view(reason.data(), reason.size()))));
     // Peers see the closed connection; our own poll wakes by the event.
     for (const UniqueFd& socket : sockets_) {
@@ -160,7 +168,7 @@ class TcpCollective final : public Collective {
  private:
   // Sends and receives one message per peer, all at once, so no order of peers can deadlock.
   absl::Status Exchange(Operation operation, std::vector<Transfer>* transfers) {
-    VLM_RETURN_IF_ERROR(failure());
+    VLM_RETURN_IF_ERROR(failure_.status());
     operation.sequence = sequence_.fetch_add(1, std::memory_order_relaxed) + 1;
     for (Transfer& transfer : *transfers) transfer.send_header.operation = operation;
     const absl::Duration end = RealClock()->Monotonic() + options_.deadline;
@@ -185,7 +193,7 @@ class TcpCollective final : public Collective {
                                                              DescribeOperation(operation))));
       }
       if (poll(entries.data(), entries.size(), static_cast<int>(absl::ToInt64Milliseconds(left)) + 1) < 0) continue;
-      if (entries[0].revents != 0) return failure();
+      if (entries[0].revents != 0) return failure_.status();
       for (size_t i = 1; i < entries.size(); ++i) {
         if (entries[i].revents == 0) continue;
         const absl::Status status = Advance(peers[i], operation, &(*transfers)[static_cast<size_t>(peers[i])]);
@@ -249,20 +257,12 @@ class TcpCollective final : public Collective {
   }
 
   absl::Status Gone(int peer, const Operation& operation) {
-    VLM_RETURN_IF_ERROR(failure());  // our own Abort closed the sockets
+    VLM_RETURN_IF_ERROR(failure_.status());  // our own Abort closed the sockets
     return absl::UnavailableError(absl::StrCat("rank ", peer, " is gone, in ", DescribeOperation(operation)));
   }
 
-  absl::Status failure() const {
-    MutexLock lock(&mutex_);
-    return failure_;
-  }
-  void SetFailure(const absl::Status& status) {
-    MutexLock lock(&mutex_);
-    if (failure_.ok()) failure_ = status;
-  }
   absl::Status Fail(const absl::Status& status) {
-    SetFailure(status);
+    failure_.Set(status);
     return status;
   }
 
@@ -272,8 +272,7 @@ class TcpCollective final : public Collective {
   const UniqueFd abort_event_;
   std::vector<std::byte> received_;  // contributions of the peers, kept between calls
   std::atomic<uint64_t> sequence_{0}, bytes_{0};
-  mutable Mutex mutex_;
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  FirstFailure failure_;
 };
 
 }  // namespace

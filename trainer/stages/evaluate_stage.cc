@@ -133,8 +133,9 @@ class EvaluateStage final : public PoolStage {
   // Only a rank that answers needs the model; the finish task does not.
   absl::Status LoadModel() {
     if (answerer_ != nullptr) return absl::OkStatus();
-    VLM_ASSIGN_OR_RETURN(
-        answerer_, Answerer::Load(context_.files, model_.folder, data_->manifest.render.chat_template, context_.clock));
+    VLM_ASSIGN_OR_RETURN(const at::Device device, OpenDevice(context_));
+    VLM_ASSIGN_OR_RETURN(answerer_, Answerer::Load(context_.files, model_.folder, data_->manifest.render.chat_template,
+                                                   device, context_.clock));
     context_.link->SetPhase(Phase::kEval);
     return absl::OkStatus();
   }

@@ -14,6 +14,7 @@
 #include "train/collectives/peer_mesh.h"
 #include "train/collectives/shared_memory_collective.h"
 #include "train/collectives/tcp_collective.h"
+#include "train/cuda/cuda_library.h"
 #include "train/selection.h"
 #include "trainer/exit_code.h"
 #include "trainer/stages/pool_stages.h"
@@ -68,6 +69,7 @@ model::TextConfig TextConfigOf(const spec::TextModel& text, int64_t vocabulary) 
   config.max_position_embeddings = text.context;
   config.rope_theta = text.rope_theta;
   config.rms_norm_eps = text.rms_eps;
+  config.initializer_range = text.initializer_range;
   config.tie_word_embeddings = text.tied;
   return config;
 }
@@ -123,6 +125,24 @@ absl::Status LoadResume(const StageContext& context, train::ParameterStore* stor
   VLM_ASSIGN_OR_RETURN(const OpenedTensors optimizer, OpenTensors(context.files, folder, "optimizer"));
   VLM_ASSIGN_OR_RETURN(const std::string json, ReadFile(context.files, folder + "/optimizer.json", uint64_t{1} << 30));
   return Annotate(train::LoadState(weights.source.get(), optimizer.source.get(), json, store), "state of " + folder);
+}
+
+// Shared memory where all ranks are on one machine, TCP otherwise.
+absl::StatusOr<std::unique_ptr<train::Collective>> ConnectHosts(const Assignment& assignment,
+                                                                const train::PeerListener& listener,
+                                                                const std::vector<LinkEndpoint>& endpoints) {
+  std::vector<train::PeerAddress> peers;
+  bool one_machine = true;
+  for (const LinkEndpoint& endpoint : endpoints) {
+    peers.push_back({endpoint.unix_socket, endpoint.tcp, endpoint.boot_id});
+    one_machine = one_machine && endpoint.boot_id == listener.address().boot_id;
+  }
+  const train::MeshIdentity identity = {assignment.rank, assignment.world, assignment.fence, assignment.secret};
+  const train::MeshTransport transport = one_machine ? train::MeshTransport::kUnix : train::MeshTransport::kTcp;
+  VLM_ASSIGN_OR_RETURN(std::vector<train::UniqueFd> sockets,
+                       train::ConnectMesh(identity, listener, peers, transport, 0, kRendezvousTimeout));
+  return one_machine ? train::NewSharedMemoryCollective(identity, std::move(sockets), {})
+                     : train::NewTcpCollective(identity, std::move(sockets), {});
 }
 
 }  // namespace
@@ -203,6 +223,12 @@ absl::StatusOr<ModelConfig> TrainingModelConfig(const StageContext& context, con
   return config;
 }
 
+absl::StatusOr<at::Device> OpenDevice(const StageContext& context) {
+  if (!context.assignment->cuda) return at::Device(at::kCPU);
+  VLM_RETURN_IF_ERROR(train::LoadCudaDevices());
+  return at::Device(at::kCUDA, 0);  // the worker shows a rank its own GPU alone
+}
+
 absl::StatusOr<std::unique_ptr<train::Collective>> ConnectRanks(const StageContext& context) {
   const Assignment& assignment = *context.assignment;
   if (assignment.world == 1) {
@@ -212,23 +238,21 @@ absl::StatusOr<std::unique_ptr<train::Collective>> ConnectRanks(const StageConte
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<train::PeerListener> listener,
                        train::PeerListener::Create(assignment.run_folder, "127.0.0.1"));
   const train::PeerAddress& mine = listener->address();
-  VLM_ASSIGN_OR_RETURN(const std::vector<LinkEndpoint> endpoints,
-                       context.link->Rendezvous({mine.unix_socket, mine.tcp, mine.boot_id, ""}, kRendezvousTimeout));
-  std::vector<train::PeerAddress> peers;
-  bool one_machine = true;
-  for (const LinkEndpoint& endpoint : endpoints) {
-    peers.push_back({endpoint.unix_socket, endpoint.tcp, endpoint.boot_id});
-    one_machine = one_machine && endpoint.boot_id == mine.boot_id;
+  LinkEndpoint posted = {mine.unix_socket, mine.tcp, mine.boot_id, ""};
+  const train::NcclBackend* nccl = nullptr;
+  if (assignment.cuda) {
+    VLM_ASSIGN_OR_RETURN(nccl, train::LoadNcclBackend());
+    if (assignment.rank == 0) {
+      VLM_ASSIGN_OR_RETURN(posted.nccl_unique_id, nccl->NewUniqueId());
+    }
   }
-  const train::MeshIdentity identity = {assignment.rank, assignment.world, assignment.fence, assignment.secret};
-  const train::MeshTransport transport = one_machine ? train::MeshTransport::kUnix : train::MeshTransport::kTcp;
-  VLM_ASSIGN_OR_RETURN(std::vector<train::UniqueFd> sockets,
-                       train::ConnectMesh(identity, *listener, peers, transport, 0, kRendezvousTimeout));
-  return one_machine ? train::NewSharedMemoryCollective(identity, std::move(sockets), {})
-                     : train::NewTcpCollective(identity, std::move(sockets), {});
+  VLM_ASSIGN_OR_RETURN(const std::vector<LinkEndpoint> endpoints, context.link->Rendezvous(posted, kRendezvousTimeout));
+  VLM_ASSIGN_OR_RETURN(std::unique_ptr<train::Collective> host, ConnectHosts(assignment, *listener, endpoints));
+  if (nccl == nullptr) return host;
+  return nccl->Connect({.unique_id = endpoints[0].nccl_unique_id}, std::move(host));
 }
 
-absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const ModelConfig& config,
+absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const ModelConfig& config, at::Device device,
                                             std::unique_ptr<train::Collective> collective, uint64_t steps) {
   const spec::TrainSettings& settings = context.stage->training().train;
   TrainingParts parts;
@@ -240,7 +264,8 @@ absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const M
                        train::SelectTrainable(*parts.graph, TrainablePatterns(settings)));
   const train::StoreOptions store = {
       .zero = settings.zero == 0 ? train::ZeroLevel::kZero0 : train::ZeroLevel::kZero2,
-      .compute = settings.precision == spec::Precision::kBf16 ? at::kBFloat16 : at::kFloat};
+      .compute = settings.precision == spec::Precision::kBf16 ? at::kBFloat16 : at::kFloat,
+      .device = device};
   VLM_ASSIGN_OR_RETURN(
       parts.store, train::ParameterStore::Create(parts.graph.get(),
                                                  train::PlanBuckets(*parts.graph, trainable, parts.collective->world()),

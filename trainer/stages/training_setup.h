@@ -44,7 +44,11 @@ absl::StatusOr<TrainingPlan> PlanTraining(const StageContext& context, const Ind
 // The model's shape: from the job file, or from an earlier stage's artifact.
 absl::StatusOr<ModelConfig> TrainingModelConfig(const StageContext& context, const IndexedData& data);
 
-// Connects the ranks of the attempt: shared memory where all ranks are on one machine, TCP otherwise. READY is posted.
+// The device of this rank, ready for tensors. Errors of train::LoadCudaDevices.
+absl::StatusOr<at::Device> OpenDevice(const StageContext& context);
+
+// Connects the ranks of the attempt: shared memory where all ranks are on one machine, TCP otherwise; NCCL beside it
+// for GPUs (after OpenDevice). READY is posted.
 absl::StatusOr<std::unique_ptr<train::Collective>> ConnectRanks(const StageContext& context);
 
 // The graph with its store and step, in the order in which they must be destroyed.
@@ -55,7 +59,7 @@ struct TrainingParts {
   std::unique_ptr<train::ParameterStore> store;
   std::unique_ptr<train::TrainingStep> step;
 };
-absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const ModelConfig& config,
+absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const ModelConfig& config, at::Device device,
                                             std::unique_ptr<train::Collective> collective, uint64_t steps);
 
 // Starting values: drawn for every parameter, then those of earlier stages over them; or, on a resume, the whole

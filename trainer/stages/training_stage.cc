@@ -11,6 +11,7 @@
 #include "checkpoint/client/step_writer.h"
 #include "train/checkpoint_files.h"
 #include "train/checkpoint_state.h"
+#include "model/device_batch.h"
 #include "trainer/exit_code.h"
 #include "trainer/stages/training_setup.h"
 
@@ -70,8 +71,9 @@ class TrainingRun {
     plan_.emplace(std::move(plan));
     VLM_ASSIGN_OR_RETURN(config_, TrainingModelConfig(context_, *data_));
     VLM_RETURN_IF_ERROR(ReadTrainerState());
+    VLM_ASSIGN_OR_RETURN(device_, OpenDevice(context_));
     VLM_ASSIGN_OR_RETURN(std::unique_ptr<train::Collective> collective, ConnectRanks(context_));
-    VLM_ASSIGN_OR_RETURN(parts_, BuildTraining(context_, config_, std::move(collective), plan_->steps));
+    VLM_ASSIGN_OR_RETURN(parts_, BuildTraining(context_, config_, device_, std::move(collective), plan_->steps));
     context_.link->WatchCollective([collective = parts_.collective.get()] { return collective->sequence(); });
     VLM_RETURN_IF_ERROR(LoadStart(context_, config_, parts_.store.get()));
     VLM_ASSIGN_OR_RETURN(cursor_, data::Cursor::Decode(context_.assignment->resume_cursor));
@@ -100,7 +102,9 @@ class TrainingRun {
   absl::Status OneStep(const data::Loader::Step& loaded) {
     const absl::Duration start = context_.clock->Monotonic();
     std::vector<model::MicroBatch> batches;
-    for (const data::HostMicroBatch& host : loaded.mine) batches.push_back(ToMicroBatch(host, data_->pixels));
+    for (const data::HostMicroBatch& host : loaded.mine) {
+      batches.push_back(model::MoveTo(ToMicroBatch(host, data_->pixels), device_));
+    }
     VLM_ASSIGN_OR_RETURN(const train::StepResult result, parts_.step->Step(batches));
     curves_ += CurveLine(result);
     const absl::Duration trained = context_.clock->Monotonic();
@@ -268,6 +272,7 @@ class TrainingRun {
   std::unique_ptr<IndexedData> data_;
   std::optional<TrainingPlan> plan_;
   ModelConfig config_;
+  at::Device device_ = at::kCPU;
   TrainingParts parts_;
   train::StatePlan state_plan_;
   data::Cursor cursor_;

@@ -14,9 +14,7 @@
 #include "spec/compose.h"
 #include "spec/parse.h"
 #include "store/simulated_meta_store.h"
-#include "trainer/stages/evaluate_stage.h"
-#include "trainer/stages/pool_stages.h"
-#include "trainer/stages/training_stage.h"
+#include "trainer/stages/run_stage.h"
 #include "vlm/v1/data.pb.h"
 
 namespace vlm::trainer {
@@ -142,21 +140,6 @@ class LocalLink final : public WorkerLink {
   const std::unique_ptr<rpc::Channel> channel_;
 };
 
-absl::Status Dispatch(const StageContext& context) {
-  switch (context.stage->kind) {
-    case spec::StageKind::kGenerate:
-      return RunGenerate(context);
-    case spec::StageKind::kTokenizer:
-      return RunTokenizer(context);
-    case spec::StageKind::kIndex:
-      return RunIndex(context);
-    case spec::StageKind::kEvaluate:
-      return RunEvaluate(context);
-    default:
-      return RunTraining(context);
-  }
-}
-
 std::string UidOf(const std::string& stage) { return Sha256Of(stage).Hex().substr(0, 16); }
 
 }  // namespace
@@ -274,7 +257,7 @@ absl::Status LocalJob::RunStage(const std::string& name, const StageRun& run) {
       }
       const StageContext context = {&link.assignment(), &*parsed,           &link, &client, PosixFileSystem(),
                                     RealClock(),        run.stop_after_save};
-      statuses[static_cast<size_t>(rank)] = Dispatch(context);
+      statuses[static_cast<size_t>(rank)] = trainer::RunStage(context);
     });
   }
   for (std::thread& rank : ranks) rank.join();

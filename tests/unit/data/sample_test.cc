@@ -116,6 +116,15 @@ TEST_F(ChatMlTest, PlainIsPictureCaptionNewline) {
   EXPECT_FALSE(template_->Render(long_one, {.image_tokens = 4}).ok());
 }
 
+TEST_F(ChatMlTest, PlainRefusesAConversationWithoutPictures) {
+  template_ = *NewChatTemplate("plain", tokenizer_.get());
+  Conversation words = kQuestion;
+  std::erase_if(words.messages[0].content,
+                [](const ContentPart& part) { return part.kind == ContentPart::Kind::kImage; });
+  EXPECT_THAT(std::string(template_->Render(words, {.image_tokens = 4}).status().message()),
+              ::testing::HasSubstr("use template chatml"));
+}
+
 TEST(NewChatTemplateTest, NamesWhatIsUnknown) {
   const std::unique_ptr<Tokenizer> tokenizer = TrainSmallTokenizer();
   const absl::Status status = NewChatTemplate("vicuna", tokenizer.get()).status();
