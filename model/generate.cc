@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "model/device_batch.h"
 #include "model/layer_cache.h"
 
 namespace vlm::model {
@@ -91,12 +92,6 @@ MicroBatch DecodeBatch(const std::vector<int64_t>& ids, const std::vector<int64_
   return batch;
 }
 
-void MoveTo(const at::Device& device, MicroBatch* batch) {
-  for (at::Tensor* tensor : {&batch->ids_N, &batch->positions_N, &batch->pixels, &batch->image_row_V}) {
-    if (tensor->defined()) *tensor = tensor->to(device);
-  }
-}
-
 // Prompts decoded together: prefill once, then one token per running document and step.
 class Group {
  public:
@@ -142,12 +137,12 @@ class Group {
 
  private:
   // The largest logit's id for every document of the batch.
-  std::vector<int64_t> Step(MicroBatch batch, Phase phase, const std::vector<int64_t>& rows) {
+  std::vector<int64_t> Step(const MicroBatch& batch, Phase phase, const std::vector<int64_t>& rows) {
     for (const auto& cache : caches_) {
       if (cache != nullptr) cache->SetDocumentRows(rows);
     }
-    MoveTo(params_(0)[0].device(), &batch);
-    const Values values = ForwardGraph(graph_, params_, batch, phase, cache_pointers_, {logits_});
+    const MicroBatch moved = MoveTo(batch, params_(0)[0].device());
+    const Values values = ForwardGraph(graph_, params_, moved, phase, cache_pointers_, {logits_});
     const at::Tensor logits = values[logits_].to(at::kCPU).contiguous();
     const int64_t width = logits.size(1);
     const float* data = logits.const_data_ptr<float>();

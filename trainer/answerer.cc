@@ -10,7 +10,8 @@
 namespace vlm::trainer {
 
 absl::StatusOr<std::unique_ptr<Answerer>> Answerer::Load(FileSystem* files, const std::string& folder,
-                                                         const std::string& chat_template, const Clock* clock) {
+                                                         const std::string& chat_template, at::Device device,
+                                                         const Clock* clock) {
   std::unique_ptr<Answerer> answerer(new Answerer);
   absl::StatusOr<ModelConfig> config = ReadModelConfig(files, folder);
   if (!config.ok()) return Annotate(config.status(), folder + "/config.json");
@@ -30,7 +31,7 @@ absl::StatusOr<std::unique_ptr<Answerer>> Answerer::Load(FileSystem* files, cons
   const std::vector<bool> frozen(answerer->graph_->params.size(), false);
   VLM_ASSIGN_OR_RETURN(answerer->store_, train::ParameterStore::Create(
                                              answerer->graph_.get(), train::PlanBuckets(*answerer->graph_, frozen, 1),
-                                             {}, answerer->collective_.get(), answerer->queue_.get()));
+                                             {.device = device}, answerer->collective_.get(), answerer->queue_.get()));
   VLM_ASSIGN_OR_RETURN(const OpenedTensors weights, OpenTensors(files, folder, "model"));
   VLM_RETURN_IF_ERROR(Annotate(train::LoadWeights({}, weights.source.get(), answerer->store_.get()), folder));
   for (size_t bucket = 0; bucket < answerer->store_->buckets().size(); ++bucket) {

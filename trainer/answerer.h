@@ -27,9 +27,11 @@ struct Question {
 // Thread-compatible.
 class Answerer {
  public:
-  // `chat_template` is a name of data/chat_template.h. Errors name the folder and the file.
+  // `chat_template` is a name of data/chat_template.h; the model computes on `device`. Errors name the folder and the
+  // file.
   static absl::StatusOr<std::unique_ptr<Answerer>> Load(FileSystem* files, const std::string& folder,
-                                                        const std::string& chat_template, const Clock* clock);
+                                                        const std::string& chat_template, at::Device device,
+                                                        const Clock* clock);
 
   // Greedy answers in question order. INVALID_ARGUMENT for a picture where the model takes none, or a question
   // longer than the model's context.

@@ -9,7 +9,7 @@ namespace vlm::trainer {
 absl::StatusOr<std::string> Chat(const ChatOptions& options) {
   at::set_num_threads(options.threads);
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<Answerer> answerer,
-                       Answerer::Load(PosixFileSystem(), options.model_folder, "chatml", RealClock()));
+                       Answerer::Load(PosixFileSystem(), options.model_folder, "chatml", at::kCPU, RealClock()));
   Question question;
   data::Message message{data::Role::kUser, {}};
   if (!options.image.empty()) {

@@ -1,9 +1,9 @@
-#include "train/device_batch.h"
+#include "model/device_batch.h"
 
-namespace vlm::train {
+namespace vlm::model {
 
-model::MicroBatch MoveTo(const model::MicroBatch& batch, at::Device device) {
-  model::MicroBatch moved = batch;
+MicroBatch MoveTo(const MicroBatch& batch, at::Device device) {
+  MicroBatch moved = batch;
   for (at::Tensor* tensor : {&moved.ids_N, &moved.positions_N, &moved.target_index_K, &moved.target_id_K,
                              &moved.target_weight_K, &moved.pixels, &moved.image_row_V}) {
     if (tensor->defined()) *tensor = tensor->to(device);
@@ -11,4 +11,4 @@ model::MicroBatch MoveTo(const model::MicroBatch& batch, at::Device device) {
   return moved;
 }
 
-}  // namespace vlm::train
+}  // namespace vlm::model
