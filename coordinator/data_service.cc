@@ -5,23 +5,26 @@
 #include <string>
 #include <utility>
 
+#include "rpc/token.h"
 #include "vlm/v1/node.pb.h"
 
 namespace vlm::coordinator {
 namespace {
 
-std::string NodeIdOf(const rpc::CallContext& context) {
-  const auto it = context.metadata.find(kNodeIdKey);
-  return it == context.metadata.end() ? "" : it->second;
-}
-
 template <typename Message, typename Request, typename Response>
 void Pass(DecisionLoop* loop, const std::string& method, rpc::ServiceRegistry* registry) {
   registry->AddUnary<Request, Response>(
       "/vlm.v1.DataService/" + method,
-      [loop](const rpc::CallContext&, Request request, std::function<void(absl::StatusOr<Response>)> done) {
+      [loop](const rpc::CallContext& context, Request request, std::function<void(absl::StatusOr<Response>)> done) {
+        const auto node = context.metadata.find(rpc::kNodeIdKey);
+        if (node == context.metadata.end() || node->second.empty()) {
+          done(absl::InvalidArgumentError("a call about shards names its worker in metadata vlm-node-id"));
+          return;
+        }
         loop->Call<Response>(
-            [request = std::move(request)](uint64_t call) { return Message{.call = call, .request = request}; },
+            [node_id = node->second, request = std::move(request)](uint64_t call) {
+              return Message{.call = call, .node_id = node_id, .request = request};
+            },
             std::move(done));
       });
 }
@@ -29,13 +32,7 @@ void Pass(DecisionLoop* loop, const std::string& method, rpc::ServiceRegistry* r
 }  // namespace
 
 void RegisterDataService(DecisionLoop* loop, rpc::ServiceRegistry* registry) {
-  registry->AddUnary<v1::LeaseShardsRequest, v1::LeaseShardsResponse>(
-      "/vlm.v1.DataService/LeaseShards", [loop](const rpc::CallContext& context, v1::LeaseShardsRequest request,
-                                                std::function<void(absl::StatusOr<v1::LeaseShardsResponse>)> done) {
-        loop->Call<v1::LeaseShardsResponse>([node = NodeIdOf(context), request = std::move(request)](
-                                                uint64_t call) { return LeaseShards{call, node, request}; },
-                                            std::move(done));
-      });
+  Pass<LeaseShards, v1::LeaseShardsRequest, v1::LeaseShardsResponse>(loop, "LeaseShards", registry);
   Pass<CommitShard, v1::CommitShardRequest, v1::CommitShardResponse>(loop, "CommitShard", registry);
   Pass<FailShard, v1::FailShardRequest, v1::FailShardResponse>(loop, "FailShard", registry);
   Pass<ListShards, v1::ListShardsRequest, v1::ListShardsResponse>(loop, "ListShards", registry);

@@ -7,10 +7,8 @@
 
 namespace vlm::coordinator {
 
-// Metadata in which a worker names itself on calls it passes on for its ranks; a lease is then given only to a rank
-// of that worker.
-inline constexpr char kNodeIdKey[] = "vlm-node-id";
-
+// A call without rpc::kNodeIdKey, the worker it comes through, is INVALID_ARGUMENT: leases belong to a rank of one
+// worker, and the core refuses the calls of others.
 // `loop` must outlive the server that serves the registry.
 void RegisterDataService(DecisionLoop* loop, rpc::ServiceRegistry* registry);
 void RegisterNodeService(DecisionLoop* loop, rpc::ServiceRegistry* registry);

@@ -14,7 +14,9 @@ namespace vlm::rpc {
 
 inline constexpr char kAuthorizationKey[] = "authorization";     // users and workers: "Bearer <token>"
 inline constexpr char kAttemptTokenKey[] = "vlm-attempt-token";  // trainers
-inline constexpr char kRoleKey[] = "vlm-role";                   // set by RequireToken, never by a client
+// Set by a worker on calls it passes on for its ranks, so that what belongs to another worker's ranks is refused.
+inline constexpr char kNodeIdKey[] = "vlm-node-id";
+inline constexpr char kRoleKey[] = "vlm-role";  // set by RequireToken, never by a client
 
 // 32 random bytes as 64 hex digits, from the system's generator. INTERNAL when that fails.
 absl::StatusOr<std::string> NewToken();

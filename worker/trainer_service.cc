@@ -30,7 +30,8 @@ template <typename Request>
 concept HasRank = requires(const Request& request) { request.rank(); };
 
 bool IsSettled(const absl::Status& status) {
-  return status.ok() || absl::IsAlreadyExists(status) || absl::IsFailedPrecondition(status) || absl::IsNotFound(status);
+  return status.ok() || absl::IsAlreadyExists(status) || absl::IsFailedPrecondition(status) ||
+         absl::IsNotFound(status) || absl::IsPermissionDenied(status);
 }
 
 template <typename Request>
@@ -217,7 +218,7 @@ void TrainerService::AddCall(const std::string& method, rpc::ServiceRegistry* re
           if constexpr (std::is_same_v<Request, v1::LeaseShardsRequest>) {
             if (bytes.ok()) (*self)->callbacks_.leased(rank, ShardsOf(request, response));
           }
-          // Committed, lost to another lease, or of an attempt that is over: the rank is done with it.
+          // Committed, lost to another lease, not ours, or of an attempt that is over: the rank is done with it.
           if constexpr (std::is_same_v<Request, v1::CommitShardRequest> ||
                         std::is_same_v<Request, v1::FailShardRequest>) {
             if (IsSettled(bytes.status())) (*self)->callbacks_.released(ShardOf(request));

@@ -70,7 +70,9 @@ class WorkerNode::Impl {
     VLM_ASSIGN_OR_RETURN(telemetry_channel_, rpc::NewGrpcChannel({.address = options_.coordinator,
                                                                   .metadata = bearer,
                                                                   .message_bytes_max = kTelemetryMessageBytesMax}));
-    VLM_ASSIGN_OR_RETURN(relay_channel_, rpc::NewGrpcChannel({.address = options_.coordinator, .metadata = bearer}));
+    rpc::Metadata for_ranks = bearer;
+    for_ranks[rpc::kNodeIdKey] = state_->node_id();
+    VLM_ASSIGN_OR_RETURN(relay_channel_, rpc::NewGrpcChannel({.address = options_.coordinator, .metadata = for_ranks}));
     VLM_ASSIGN_OR_RETURN(WorkerOptions core, CoreOptions());
     core_ = std::make_unique<Worker>(std::move(core));
     MakeParts();

@@ -128,7 +128,7 @@ class Coordinator::Core {
   void OnRankUpdate(Worker* worker, const v1::RankUpdate& update);
   void OnResult(Worker* worker, const v1::RankResult& result);
   void OnRootChecked(Worker* worker, const v1::RootChecked& checked);
-  void HoldShards(const google::protobuf::RepeatedPtrField<v1::HeldShard>& shards);
+  void HoldShards(const Worker& worker, const google::protobuf::RepeatedPtrField<v1::HeldShard>& shards);
   void LoseWorker(Worker* worker);
   void AskRoot(const std::string& root);
   void AskWorker(Worker* worker, const std::string& root);
@@ -147,6 +147,8 @@ class Coordinator::Core {
   void On(const ListShards& input);
   void On(const TimePassed&) { OnTime(); }
   absl::StatusOr<Stage*> FindPool(const std::string& stage_uid, uint64_t fence);
+  absl::Status CheckNode(const Stage& stage, const std::string& node_id) const;
+  absl::Status CheckHolder(const Stage& stage, const std::string& node_id, uint32_t shard, uint64_t lease_id) const;
   void StopPoisoned(Stage* stage, const std::vector<uint32_t>& shards);
   void StoreShard(const Stage& stage, uint32_t shard);
 

@@ -103,13 +103,16 @@ class Ledger {
 
   uint64_t NewLeaseId();
   // After all rows are loaded: ids of an earlier process are not used again.
-  void SkipLeaseIds() { next_lease_id_ = meta.lease_ids() + 1; }
+  void SkipLeaseIds() { next_lease_id_ = first_lease_id_ = meta.lease_ids() + 1; }
+  // Given by an earlier process of ours: only its holder can tell who that is.
+  bool IsEarlierLease(uint64_t lease_id) const { return lease_id < first_lease_id_; }
 
   Outputs TakeOutputs();
 
  private:
   Outputs outputs_;
   uint64_t next_lease_id_ = 1;
+  uint64_t first_lease_id_ = 1;  // of this process
   bool meta_touched_ = false;
   std::set<std::string> jobs_touched_;
   std::set<std::string> stages_touched_;

@@ -44,7 +44,7 @@ struct RetryJob {
   std::string actor;
 };
 
-// From the worker `node_id` for one of its ranks.
+// From the worker `node_id` for one of its ranks; refused when the shard is leased to a rank of another.
 struct LeaseShards {
   uint64_t call = 0;
   std::string node_id;
@@ -52,14 +52,17 @@ struct LeaseShards {
 };
 struct CommitShard {
   uint64_t call = 0;
+  std::string node_id;
   v1::CommitShardRequest request;
 };
 struct FailShard {
   uint64_t call = 0;
+  std::string node_id;
   v1::FailShardRequest request;
 };
 struct ListShards {
   uint64_t call = 0;
+  std::string node_id;
   v1::ListShardsRequest request;
 };
 

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/status.h"
 #include "coordinator/core/core.h"
 
 namespace vlm::coordinator {
@@ -31,6 +32,33 @@ absl::StatusOr<Stage*> Coordinator::Core::FindPool(const std::string& stage_uid,
   return stage;
 }
 
+absl::Status Coordinator::Core::CheckNode(const Stage& stage, const std::string& node_id) const {
+  const auto& ranks = stage.attempt->record.ranks();
+  if (std::any_of(ranks.begin(), ranks.end(), [&](const v1::RankRecord& rank) { return rank.node_id() == node_id; })) {
+    return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError(absl::StrCat("this worker has no rank in the stage's attempt: ", node_id));
+}
+
+// A lease that has run out names no holder any more: then any worker of the attempt may still commit, and the row
+// decides who was first.
+absl::Status Coordinator::Core::CheckHolder(const Stage& stage, const std::string& node_id, uint32_t shard,
+                                            uint64_t lease_id) const {
+  VLM_RETURN_IF_ERROR(CheckNode(stage, node_id));
+  if (lease_id == 0 || lease_id > ledger_.meta.lease_ids()) {
+    return absl::PermissionDeniedError(absl::StrCat("no such lease was ever given: ", lease_id));
+  }
+  const auto held = stage.shards.leases().find(shard);
+  if (held == stage.shards.leases().end() || held->second.lease_id != lease_id) return absl::OkStatus();
+  std::string holder = held->second.node_id;
+  for (const v1::RankRecord& rank : stage.attempt->record.ranks()) {
+    if (rank.rank() == held->second.rank) holder = rank.node_id();
+  }
+  if (holder == node_id) return absl::OkStatus();
+  return absl::PermissionDeniedError(
+      absl::StrCat("the shard is leased to a rank of another worker; shard ", shard, ", lease ", lease_id));
+}
+
 void Coordinator::Core::StoreShard(const Stage& stage, uint32_t shard) {
   ledger_.Put(kShardFamily, ShardKey(stage.record.stage_uid(), shard), stage.shards.row(shard)->SerializeAsString());
 }
@@ -46,7 +74,7 @@ void Coordinator::Core::On(const LeaseShards& input) {
   const v1::AttemptState state = stage->attempt->record.state();
   const v1::RankRecord* rank = FindRank(stage, request.rank());
   const bool live = state == v1::ATTEMPT_STATE_STARTING || state == v1::ATTEMPT_STATE_RUNNING;
-  if (!live || rank == nullptr || rank->ended() || (!input.node_id.empty() && rank->node_id() != input.node_id)) {
+  if (!live || rank == nullptr || rank->ended() || rank->node_id() != input.node_id) {
     ledger_.Answer({input.call, NotCurrent(request.fence()), {}});
     return;
   }
@@ -79,8 +107,10 @@ void Coordinator::Core::On(const LeaseShards& input) {
 void Coordinator::Core::On(const CommitShard& input) {
   const v1::CommitShardRequest& request = input.request;
   const absl::StatusOr<Stage*> found = FindPool(request.stage_uid(), request.fence());
-  if (!found.ok()) {
-    ledger_.Answer({input.call, found.status(), {}});
+  const absl::Status allowed =
+      found.ok() ? CheckHolder(**found, input.node_id, request.shard(), request.lease_id()) : found.status();
+  if (!allowed.ok()) {
+    ledger_.Answer({input.call, allowed, {}});
     return;
   }
   Stage* stage = *found;
@@ -105,8 +135,10 @@ void Coordinator::Core::On(const CommitShard& input) {
 void Coordinator::Core::On(const FailShard& input) {
   const v1::FailShardRequest& request = input.request;
   const absl::StatusOr<Stage*> found = FindPool(request.stage_uid(), request.fence());
-  if (!found.ok()) {
-    ledger_.Answer({input.call, found.status(), {}});
+  const absl::Status allowed =
+      found.ok() ? CheckHolder(**found, input.node_id, request.shard(), request.lease_id()) : found.status();
+  if (!allowed.ok()) {
+    ledger_.Answer({input.call, allowed, {}});
     return;
   }
   Stage* stage = *found;
@@ -138,7 +170,7 @@ void Coordinator::Core::StopPoisoned(Stage* stage, const std::vector<uint32_t>& 
 void Coordinator::Core::On(const ListShards& input) {
   const v1::ListShardsRequest& request = input.request;
   const absl::StatusOr<Stage*> found = FindPool(request.stage_uid(), request.fence());
-  absl::Status status = found.status();
+  absl::Status status = found.ok() ? CheckNode(**found, input.node_id) : found.status();
   if (status.ok() && (*found)->shards.done() != (*found)->shards.shards()) {
     status = absl::FailedPreconditionError(absl::StrCat(
         "shards are listed when all are done; done: ", (*found)->shards.done(), " of ", (*found)->shards.shards()));

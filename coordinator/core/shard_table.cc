@@ -39,7 +39,7 @@ std::vector<v1::LeaseShardsResponse::Lease> ShardTable::Take(int32_t rank, uint3
   const uint32_t last = finish ? shards_ + 1 : shards_;
   for (uint32_t shard = first; shard < last && taken.size() < count; ++shard) {
     if (rows_.contains(shard) || leases_.contains(shard)) continue;
-    const Lease lease{new_lease_id(), rank, until};
+    const Lease lease{new_lease_id(), rank, "", until};
     leases_[shard] = lease;
     v1::LeaseShardsResponse::Lease answer;
     answer.set_shard(shard);
@@ -105,9 +105,9 @@ std::vector<uint32_t> ShardTable::EndRank(int32_t rank, bool blame, const std::s
   return poisoned;
 }
 
-void ShardTable::Hold(uint32_t shard, uint64_t lease_id, absl::Duration until) {
+void ShardTable::Hold(uint32_t shard, uint64_t lease_id, const std::string& node_id, absl::Duration until) {
   if (shard > shards_ || rows_.contains(shard)) return;
-  const auto [it, added] = leases_.try_emplace(shard, Lease{lease_id, -1, until});
+  const auto [it, added] = leases_.try_emplace(shard, Lease{lease_id, -1, node_id, until});
   if (!added && it->second.lease_id == lease_id) it->second.until = until;
 }
 

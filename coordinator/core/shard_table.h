@@ -21,7 +21,8 @@ class ShardTable {
  public:
   struct Lease {
     uint64_t lease_id = 0;
-    int32_t rank = -1;  // -1: announced by a worker after our restart
+    int32_t rank = -1;    // -1: announced by a worker after our restart
+    std::string node_id;  // of that worker; empty: the rank's record says
     absl::Duration until;
   };
 
@@ -44,7 +45,7 @@ class ShardTable {
   // A rank died with these leases: as Fail when it is to blame, else they are open again. Answers the poisoned.
   std::vector<uint32_t> EndRank(int32_t rank, bool blame, const std::string& error);
   // Keeps a lease that a worker says it holds: renewed, or known again after our restart.
-  void Hold(uint32_t shard, uint64_t lease_id, absl::Duration until);
+  void Hold(uint32_t shard, uint64_t lease_id, const std::string& node_id, absl::Duration until);
   // Leases that were not renewed are open again. True when the finish task's was among them.
   bool Expire(absl::Duration now);
   bool HoldsFinish(int32_t rank) const;

@@ -105,7 +105,7 @@ void Coordinator::Core::Reconcile(Worker* worker, const v1::Hello& hello, bool f
   for (const v1::TakenSlot& slot : taken) {
     ReconcileRank(worker, slot, FindHeld(hello, slot.attempt_id(), slot.rank()), fresh);
   }
-  HoldShards(hello.shards());
+  HoldShards(*worker, hello.shards());
 }
 
 void Coordinator::Core::ReconcileRank(Worker* worker, const v1::TakenSlot& slot, const v1::HeldRank* held, bool fresh) {
@@ -220,20 +220,26 @@ void Coordinator::Core::OnBeat(Worker* worker, const v1::Beat& beat) {
       NoteBeat(stage, rank);
     }
   }
-  HoldShards(beat.shards());
+  HoldShards(*worker, beat.shards());
   v1::SessionResponse message;
   message.mutable_beat();
   workers_.Send(worker, std::move(message));
 }
 
-void Coordinator::Core::HoldShards(const google::protobuf::RepeatedPtrField<v1::HeldShard>& shards) {
+void Coordinator::Core::HoldShards(const Worker& worker,
+                                   const google::protobuf::RepeatedPtrField<v1::HeldShard>& shards) {
   for (const v1::HeldShard& held : shards) {
     const auto it = ledger_.stages.find(held.stage_uid());
     if (it == ledger_.stages.end() || it->second->record.fence() != held.fence() ||
         it->second->record.state() != v1::STAGE_STATE_ACTIVE) {
       continue;
     }
-    it->second->shards.Hold(held.shard(), held.lease_id(), now() + options_.shard_lease);
+    const std::string& node_id = worker.record.node_id();
+    if (!CheckHolder(*it->second, node_id, held.shard(), held.lease_id()).ok()) continue;
+    const auto& leases = it->second->shards.leases();
+    // One that has run out stays open to all: a beat that comes late, or from another worker, does not revive it.
+    if (!leases.contains(held.shard()) && !ledger_.IsEarlierLease(held.lease_id())) continue;
+    it->second->shards.Hold(held.shard(), held.lease_id(), node_id, now() + options_.shard_lease);
   }
 }
 

@@ -221,7 +221,7 @@ void FakeTrainer::ReportPart() {
 
 void FakeTrainer::AskForShards() {
   coordinator::LeaseShards input;
-  input.node_id = "";
+  input.node_id = host_->node_id();
   input.request.set_stage_uid(spec_.stage_uid());
   input.request.set_fence(key_.fence);
   input.request.set_rank(key_.rank);
@@ -278,7 +278,10 @@ void FakeTrainer::CommitShard() {
     request.mutable_output()->set_bytes(1);
   }
   host_->CallData(
-      key_, [request](uint64_t call) { return coordinator::Input(coordinator::CommitShard{call, request}); },
+      key_,
+      [request, node_id = host_->node_id()](uint64_t call) {
+        return coordinator::Input(coordinator::CommitShard{call, node_id, request});
+      },
       [self = shared_from_this(), request](const coordinator::Reply& reply) {
         if (self->Stuck()) return;
         v1::HeldShard held;
@@ -301,7 +304,10 @@ void FakeTrainer::FinishPool() {
   list.set_stage_uid(spec_.stage_uid());
   list.set_fence(key_.fence);
   host_->CallData(
-      key_, [list](uint64_t call) { return coordinator::Input(coordinator::ListShards{call, list}); },
+      key_,
+      [list, node_id = host_->node_id()](uint64_t call) {
+        return coordinator::Input(coordinator::ListShards{call, node_id, list});
+      },
       [self = shared_from_this()](const coordinator::Reply& reply) {
         if (self->Stuck()) return;
         if (!reply.status.ok()) return self->Fail(reply.status);

@@ -59,6 +59,7 @@ class TrainerHost {
   virtual ~TrainerHost() = default;
   virtual void ToWorker(const worker::RankKey& rank, const v1::AttachRequest& message) = 0;
   // Retried by the worker's proxy until answered.
+  virtual std::string node_id() const = 0;
   virtual void CallData(const worker::RankKey& rank, std::function<coordinator::Input(uint64_t)> make,
                         std::function<void(const coordinator::Reply&)> answer) = 0;
   virtual void CallCheckpoint(const worker::RankKey& rank, checkpoint::Request request,

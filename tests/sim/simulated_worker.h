@@ -47,6 +47,7 @@ class SimulatedWorker final : public TrainerHost {
   std::vector<std::shared_ptr<FakeTrainer>> Trainers() const;
 
   // TrainerHost
+  std::string node_id() const override { return node_id_; }
   void ToWorker(const worker::RankKey& rank, const v1::AttachRequest& message) override;
   void CallData(const worker::RankKey& rank, std::function<coordinator::Input(uint64_t)> make,
                 std::function<void(const coordinator::Reply&)> answer) override;

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "rpc/token.h"
 #include "tests/integration/coordinator/running_server.h"
 #include "vlm/v1/checkpoint.pb.h"
 #include "vlm/v1/data.pb.h"
@@ -32,7 +33,7 @@ class FakeWorker {
 
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(const std::string& method, const Request& request) {
-    return server_->Call<Response>(method, request, "worker");
+    return server_->Call<Response>(method, request, "worker", {{rpc::kNodeIdKey, node_id_}});
   }
 
  private:

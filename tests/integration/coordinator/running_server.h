@@ -58,9 +58,10 @@ class RunningServer {
   std::shared_ptr<rpc::Channel> ChannelAs(const std::string& role);  // "user", "worker" or "" (no token)
 
   template <typename Response, typename Request>
-  absl::StatusOr<Response> Call(const std::string& method, const Request& request, const std::string& role = "user") {
+  absl::StatusOr<Response> Call(const std::string& method, const Request& request, const std::string& role = "user",
+                                const rpc::Metadata& metadata = {}) {
     return rpc::CallAndWait<Response>(ChannelAs(role).get(), "/vlm.v1." + method, request,
-                                      {.deadline = kPatience, .wait_for_ready = true});
+                                      {.deadline = kPatience, .wait_for_ready = true, .metadata = metadata});
   }
   absl::StatusOr<std::string> Submit(const std::string& yaml, const std::string& request_id);
   v1::Job GetJob(const std::string& job_id);

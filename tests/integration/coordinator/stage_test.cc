@@ -39,6 +39,35 @@ double MetricValue(const std::string& scrape, const std::string& series) {
   return std::stod(scrape.substr(at + series.size() + 2));
 }
 
+TEST(CoordinatorStageTest, ShardsAnswerOnlyToTheWorkerTheyAreLeasedTo) {
+  RunningServer server("leases");
+  ASSERT_TRUE(server.Start().ok());
+  FakeWorker worker(&server, "node-a");
+  ASSERT_TRUE(worker.Connect().ok());
+  ASSERT_TRUE(server.Submit(GenerateJob("pool", 1), "r1").ok());
+  const auto assigned = worker.WaitFor(v1::SessionResponse::kAssign);
+  ASSERT_TRUE(assigned.ok()) << assigned.status();
+  worker.Ready(assigned->assign());
+  v1::LeaseShardsRequest lease;
+  lease.set_stage_uid(assigned->assign().spec().stage_uid());
+  lease.set_fence(assigned->assign().fence());
+  lease.set_count(1);
+  const auto leased = worker.Call<v1::LeaseShardsResponse>("DataService/LeaseShards", lease);
+  ASSERT_TRUE(leased.ok() && leased->leases_size() == 1) << leased.status();
+  v1::CommitShardRequest commit;
+  commit.set_stage_uid(lease.stage_uid());
+  commit.set_fence(lease.fence());
+  commit.set_shard(leased->leases(0).shard());
+  commit.set_lease_id(leased->leases(0).lease_id());
+  FakeWorker other(&server, "node-b");
+  EXPECT_TRUE(
+      absl::IsPermissionDenied(other.Call<v1::CommitShardResponse>("DataService/CommitShard", commit).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      server.Call<v1::CommitShardResponse>("DataService/CommitShard", commit, "worker").status()))
+      << "a call that names no worker";
+  EXPECT_TRUE(worker.Call<v1::CommitShardResponse>("DataService/CommitShard", commit).ok());
+}
+
 TEST(CoordinatorStageTest, APoolRunsToItsArtifactAndIsSeenToDoSo) {
   RunningServer server("stage");
   ASSERT_TRUE(server.Start().ok());

@@ -97,8 +97,13 @@ rpc::ServiceRegistry FakeCoordinator::Registry() {
   };
   registry.AddUnary<v1::LeaseShardsRequest, v1::LeaseShardsResponse>(
       "/vlm.v1.DataService/LeaseShards",
-      [](const rpc::CallContext&, const v1::LeaseShardsRequest& request,
-         const std::function<void(absl::StatusOr<v1::LeaseShardsResponse>)>& respond) {
+      [this](const rpc::CallContext& context, const v1::LeaseShardsRequest& request,
+             const std::function<void(absl::StatusOr<v1::LeaseShardsResponse>)>& respond) {
+        const auto node = context.metadata.find(rpc::kNodeIdKey);
+        if (node == context.metadata.end() || node->second != WaitForHello(1).node_id()) {
+          respond(absl::PermissionDeniedError("the call does not name its worker"));
+          return;
+        }
         v1::LeaseShardsResponse response;
         auto* lease = response.add_leases();
         lease->set_shard(4);

@@ -28,16 +28,16 @@ class PoolAttempt : public testing::Test {
     if (!reply.status.ok()) return reply.status;
     return std::get<v1::LeaseShardsResponse>(reply.response);
   }
-  absl::Status Commit(uint32_t shard, uint64_t lease, uint64_t fence = 0) {
-    CommitShard input{++call_, {}};
+  absl::Status Commit(uint32_t shard, uint64_t lease, uint64_t fence = 0, const std::string& node = "a") {
+    CommitShard input{++call_, node, {}};
     input.request.set_stage_uid(Stage().stage_uid());
     input.request.set_fence(fence == 0 ? Stage().fence() : fence);
     input.request.set_shard(shard);
     input.request.set_lease_id(lease);
     return service_.Call(input, call_).status;
   }
-  absl::Status FailOnce(uint32_t shard, uint64_t lease) {
-    FailShard input{++call_, {}};
+  absl::Status FailOnce(uint32_t shard, uint64_t lease, const std::string& node = "a") {
+    FailShard input{++call_, node, {}};
     input.request.set_stage_uid(Stage().stage_uid());
     input.request.set_fence(Stage().fence());
     input.request.set_shard(shard);
@@ -68,7 +68,7 @@ TEST_F(PoolAttempt, ShardsThenTheFinishTaskThenTheEnd) {
   EXPECT_TRUE(idle->leases().empty());
   EXPECT_FALSE(idle->done());
   EXPECT_GT(idle->retry_ms(), 0u);
-  ASSERT_TRUE(Commit(3, finish->leases(0).lease_id()).ok());
+  ASSERT_TRUE(Commit(3, finish->leases(0).lease_id(), 0, "b").ok());
   EXPECT_TRUE(Lease(0, "a")->done());
   service_.Exit(a_, Id(), 0, 0);
   service_.Exit(b_, Id(), 1, 0);
@@ -135,6 +135,53 @@ TEST_F(PoolAttempt, StaleFencesAreRefused) {
   EXPECT_EQ(Lease(0, "b").status().code(), absl::StatusCode::kFailedPrecondition) << "rank 0 is on another worker";
 }
 
+TEST_F(PoolAttempt, ALeaseServesOnlyTheWorkerItWasGivenTo) {
+  const auto lease = Lease(0, "a");
+  ASSERT_EQ(lease->leases_size(), 1);
+  const uint32_t shard = lease->leases(0).shard();
+  const uint64_t id = lease->leases(0).lease_id();
+  EXPECT_TRUE(absl::IsPermissionDenied(Commit(shard, id, 0, "b")));
+  EXPECT_TRUE(absl::IsPermissionDenied(FailOnce(shard, id, "b")));
+  EXPECT_TRUE(absl::IsPermissionDenied(Commit(shard, id, 0, "stranger")));
+  EXPECT_TRUE(absl::IsPermissionDenied(Commit(shard, 0))) << "no lease";
+  EXPECT_TRUE(absl::IsPermissionDenied(Commit(shard, 1'000'000'000))) << "an invented lease";
+  EXPECT_EQ(Commit(shard, id, 2).code(), absl::StatusCode::kFailedPrecondition) << "another attempt";
+  EXPECT_EQ(Stage().progress().done(), 0u);
+  EXPECT_TRUE(Commit(shard, id).ok());
+  EXPECT_EQ(Stage().progress().done(), 1u);
+}
+
+TEST_F(PoolAttempt, ABeatDoesNotRenewTheLeaseOfAnotherWorker) {
+  const auto lease = Lease(0, "a");
+  v1::SessionRequest beat;
+  v1::HeldShard* held = beat.mutable_beat()->add_shards();
+  held->set_stage_uid(Stage().stage_uid());
+  held->set_fence(1);
+  held->set_shard(lease->leases(0).shard());
+  held->set_lease_id(lease->leases(0).lease_id());
+  // Both workers beat through the lease's time; only b names the lease, which is a's.
+  for (absl::Duration waited; waited <= ServiceHarness::Options().shard_lease; waited += absl::Seconds(1)) {
+    for (int32_t rank = 0; rank < 2; ++rank) {  // alive, and at work
+      v1::RankBeat alive;
+      alive.set_attempt_id(Id());
+      alive.set_rank(rank);
+      alive.set_phase(v1::RANK_PHASE_STEP);
+      alive.set_counter(static_cast<uint64_t>(absl::ToInt64Seconds(waited)) + 1);
+      service_.Beat(rank == 0 ? a_ : b_, {alive});
+    }
+    service_.Say(b_, beat);
+    service_.Advance(absl::Seconds(1));
+  }
+  EXPECT_EQ(Lease(1, "b")->leases(0).shard(), lease->leases(0).shard())
+      << "it has run out";
+}
+
+TEST_F(PoolAttempt, ALateCommitCountsWhenNobodyWasFaster) {
+  const auto lease = Lease(0, "a");
+  service_.Exit(a_, Id(), 0, 70, 0, "boom");
+  EXPECT_TRUE(Commit(lease->leases(0).shard(), lease->leases(0).lease_id()).ok()) << "of a rank that is gone";
+}
+
 TEST_F(PoolAttempt, ARestartKeepsRowsAndLetsWorkersAnnounceTheirLeases) {
   DoShards(1);
   const auto lease = Lease(1, "b");
@@ -162,7 +209,9 @@ TEST_F(PoolAttempt, ARestartKeepsRowsAndLetsWorkersAnnounceTheirLeases) {
   ASSERT_EQ(next->leases_size(), 1);
   EXPECT_NE(next->leases(0).shard(), lease->leases(0).shard());
   EXPECT_GT(next->leases(0).lease_id(), lease->leases(0).lease_id()) << "ids are never used twice";
-  EXPECT_TRUE(Commit(lease->leases(0).shard(), lease->leases(0).lease_id()).ok());
+  EXPECT_TRUE(absl::IsPermissionDenied(Commit(lease->leases(0).shard(), lease->leases(0).lease_id(), 0, "a")))
+      << "the lease was announced by the other worker";
+  EXPECT_TRUE(Commit(lease->leases(0).shard(), lease->leases(0).lease_id(), 0, "b").ok());
 }
 
 TEST_F(PoolAttempt, OnlyPoolsHaveShards) {
@@ -170,7 +219,7 @@ TEST_F(PoolAttempt, OnlyPoolsHaveShards) {
   LeaseShards input{1, "a", {}};
   input.request.set_stage_uid(service_.StageView(gang, "train").stage_uid());
   EXPECT_EQ(service_.Call(input, 1).status.code(), absl::StatusCode::kInvalidArgument);
-  ListShards list{2, {}};
+  ListShards list{2, "a", {}};
   list.request.set_stage_uid(Stage().stage_uid());
   list.request.set_fence(1);
   EXPECT_EQ(service_.Call(list, 2).status.code(), absl::StatusCode::kFailedPrecondition) << "not all are done";

@@ -90,7 +90,7 @@ TEST_F(ShardTableTest, ALostWorkerGivesItsShardsBackWithoutBlame) {
 TEST_F(ShardTableTest, RenewedLeasesDoNotExpire) {
   ShardTable table(2);
   const auto leases = Take(&table, 0, 2, absl::Seconds(10));
-  table.Hold(0, leases[0].lease_id(), absl::Seconds(20));
+  table.Hold(0, leases[0].lease_id(), "a", absl::Seconds(20));
   table.Expire(absl::Seconds(15));
   const auto again = Take(&table, 1, 2);
   ASSERT_EQ(again.size(), 1u);
@@ -99,7 +99,7 @@ TEST_F(ShardTableTest, RenewedLeasesDoNotExpire) {
 
 TEST_F(ShardTableTest, ALeaseFromBeforeARestartIsKnownAgain) {
   ShardTable table(1);
-  table.Hold(0, 77, absl::Seconds(30));
+  table.Hold(0, 77, "a", absl::Seconds(30));
   EXPECT_TRUE(Take(&table, 0, 1).empty());
   EXPECT_TRUE(CommitOk(&table, 0, 77).ok());
 }
