@@ -8,8 +8,9 @@
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
-#include <set>
 #include <system_error>
+#include <tuple>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,8 @@ namespace {
 
 constexpr size_t kFilesMax = 4096;  // entries of the cache; then it is emptied and filled again on use
 constexpr size_t kPathPartMax = 128;
+constexpr uint64_t kSlackOfTotal = 16;   // when all logs are at their limit, one part in so many is freed at once
+constexpr size_t kLooksSkipped = 1'000;  // chunks dropped without a look after one that found nothing to remove
 
 // Closes on every path.
 class Descriptor {
@@ -136,30 +139,107 @@ uint64_t& LogStore::JobBytes(const std::string& job) {
   return job_bytes_[job] = StoredBytes(absl::StrCat(options_.root, "/", job));
 }
 
-// Removes the oldest attempts' logs of the job until `bytes` more fit; false when they still do not.
-bool LogStore::MakeRoom(const LogKey& key, uint64_t bytes) {
-  uint64_t& used = JobBytes(key.job);
-  if (used + bytes <= options_.job_bytes_max) return true;
-  const std::filesystem::path job = absl::StrCat(options_.root, "/", key.job);
-  std::set<std::pair<uint64_t, std::string>> attempts;  // a fence is of one stage of the job
+uint64_t& LogStore::AttemptBytes(const LogKey& key) {
+  const LogKey attempt{key.job, key.stage, key.fence, 0};
+  const auto it = attempt_bytes_.find(attempt);
+  if (it != attempt_bytes_.end()) return it->second;
+  if (attempt_bytes_.size() >= kFilesMax) attempt_bytes_.clear();
+  return attempt_bytes_[attempt] = StoredBytes(ParentPath(Path(attempt, "")));
+}
+
+uint64_t& LogStore::TotalBytes() {
+  if (!total_bytes_.has_value()) total_bytes_ = StoredBytes(options_.root);
+  return *total_bytes_;
+}
+
+struct LogStore::StoredAttempt {
+  LogKey key;  // of its rank 0
+  std::string folder;
+  std::filesystem::file_time_type written;  // the newest of its files
+};
+
+// Of one job, in no order.
+std::vector<LogStore::StoredAttempt> LogStore::Attempts(const std::string& job) const {
+  std::vector<StoredAttempt> attempts;
   std::error_code error;
-  for (const auto& stage : std::filesystem::directory_iterator(job, error)) {
-    for (const auto& attempt : std::filesystem::directory_iterator(stage.path(), error)) {
-      uint64_t fence = 0;
-      if (absl::SimpleAtoi(attempt.path().filename().string(), &fence) && fence < key.fence) {
-        attempts.emplace(fence, attempt.path().string());
+  for (const auto& stage : std::filesystem::directory_iterator(absl::StrCat(options_.root, "/", job), error)) {
+    for (const auto& folder : std::filesystem::directory_iterator(stage.path(), error)) {
+      StoredAttempt attempt{{job, stage.path().filename().string(), 0, 0}, folder.path().string(), {}};
+      if (!absl::SimpleAtoi(folder.path().filename().string(), &attempt.key.fence)) continue;
+      for (const auto& file : std::filesystem::directory_iterator(folder.path(), error)) {
+        attempt.written = std::max(attempt.written, file.last_write_time(error));
       }
+      attempts.push_back(std::move(attempt));
     }
   }
-  for (const auto& [fence, folder] : attempts) {
-    std::filesystem::remove_all(folder, error);
-    std::erase_if(files_, [&, fence = fence](const auto& file) {
-      return file.first.job == key.job && file.first.fence == fence;
-    });
-    used = StoredBytes(job);
-    if (used + bytes <= options_.job_bytes_max) return true;
+  return attempts;
+}
+
+void LogStore::Remove(const StoredAttempt& attempt) {
+  const uint64_t bytes = StoredBytes(attempt.folder);
+  TotalBytes() -= std::min(TotalBytes(), bytes);
+  JobBytes(attempt.key.job) -= std::min(JobBytes(attempt.key.job), bytes);
+  std::error_code error;
+  std::filesystem::remove_all(attempt.folder, error);
+  attempt_bytes_.erase(attempt.key);
+  std::erase_if(files_, [&](const auto& file) {
+    return file.first.job == attempt.key.job && file.first.stage == attempt.key.stage &&
+           file.first.fence == attempt.key.fence;
+  });
+}
+
+// False when `bytes` more do not fit, whatever is removed.
+bool LogStore::MakeRoom(const LogKey& key, uint64_t bytes) {
+  if (AttemptBytes(key) + bytes > options_.attempt_bytes_max) return false;
+  if (JobBytes(key.job) + bytes > options_.job_bytes_max && !MakeRoomInJob(key, bytes)) return false;
+  return TotalBytes() + bytes <= options_.total_bytes_max || MakeRoomInAll(key, bytes);
+}
+
+// The job's attempts before this one, oldest first: a fence is of one stage of the job.
+bool LogStore::MakeRoomInJob(const LogKey& key, uint64_t bytes) {
+  std::vector<StoredAttempt> attempts = Attempts(key.job);
+  std::erase_if(attempts, [&](const StoredAttempt& attempt) { return attempt.key.fence >= key.fence; });
+  std::sort(attempts.begin(), attempts.end(),
+            [](const StoredAttempt& a, const StoredAttempt& b) { return a.key.fence < b.key.fence; });
+  for (const StoredAttempt& attempt : attempts) {
+    Remove(attempt);
+    if (JobBytes(key.job) + bytes <= options_.job_bytes_max) return true;
   }
   return false;
+}
+
+// Removes a little more than `bytes`, since a look at every folder is not for every chunk.
+bool LogStore::MakeRoomInAll(const LogKey& key, uint64_t bytes) {
+  if (looks_skipped_ > 0) {
+    --looks_skipped_;
+    return false;
+  }
+  std::vector<StoredAttempt> ended;
+  std::error_code error;
+  for (const auto& job : std::filesystem::directory_iterator(options_.root, error)) {
+    const std::string name = job.path().filename().string();
+    const bool over = options_.job_ended != nullptr && options_.job_ended(name);
+    std::map<std::string, uint64_t> newest;  // by stage
+    std::vector<StoredAttempt> attempts = Attempts(name);
+    for (const StoredAttempt& attempt : attempts) {
+      newest[attempt.key.stage] = std::max(newest[attempt.key.stage], attempt.key.fence);
+    }
+    for (StoredAttempt& attempt : attempts) {
+      const bool own = attempt.key == LogKey{key.job, key.stage, key.fence, 0};
+      if (!own && (over || attempt.key.fence < newest[attempt.key.stage])) ended.push_back(std::move(attempt));
+    }
+  }
+  std::sort(ended.begin(), ended.end(), [](const StoredAttempt& a, const StoredAttempt& b) {
+    return std::tie(a.written, a.key) < std::tie(b.written, b.key);
+  });
+  const uint64_t wanted = options_.total_bytes_max - options_.total_bytes_max / kSlackOfTotal;
+  for (const StoredAttempt& attempt : ended) {
+    if (TotalBytes() + bytes <= wanted) break;
+    Remove(attempt);
+  }
+  const bool fits = TotalBytes() + bytes <= options_.total_bytes_max;
+  if (!fits) looks_skipped_ = kLooksSkipped;
+  return fits;
 }
 
 absl::StatusOr<LogStore::Appended> LogStore::Append(const LogKey& key, uint64_t offset, std::string_view data) {
@@ -185,6 +265,8 @@ absl::StatusOr<LogStore::Appended> LogStore::Append(const LogKey& key, uint64_t 
   if (keep && !data.empty()) {
     VLM_RETURN_IF_ERROR(WriteAt(Path(key, ".log"), offset, data));
     JobBytes(key.job) += data.size();
+    AttemptBytes(key) += data.size();
+    TotalBytes() += data.size();
     appended.stored = data.size();
     file->end = end;
   }

@@ -1,15 +1,20 @@
 // Logs of ranks, as files: <root>/<job>/<stage>/<fence>/rank-<n>.log.
 //
 // A byte stands in the file at its offset in the rank's output, so a repeated chunk changes nothing. Bytes that
-// were lost on the way are a gap: a hole in the file, listed in rank-<n>.gaps. A job's logs are bounded: at the
-// limit its oldest attempts' logs are removed, and when only the newest attempt's are left, what comes is dropped
-// and becomes a gap. Nothing here is synced: after a power loss the last seconds may be missing.
+// were lost on the way are a gap: a hole in the file, listed in rank-<n>.gaps. Nothing here is synced: after a
+// power loss the last seconds may be missing.
+//
+// Three limits. An attempt at its own: what comes is dropped and becomes a gap. A job at its: the logs of its oldest
+// attempts are removed. All together at theirs: the logs of ended attempts are removed, longest unwritten first,
+// whatever their job. Where only attempts that may still run are left, what comes becomes a gap.
 #ifndef VLM_COORDINATOR_LOG_STORE_H_
 #define VLM_COORDINATOR_LOG_STORE_H_
 
 #include <compare>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,9 +32,13 @@ struct LogKey {
 };
 
 struct LogStoreOptions {
-  std::string root;                     // made when missing
-  uint64_t job_bytes_max = 256u << 20;  // stored bytes of one job
-  size_t gaps_max = 1024;               // of one log; then everything that follows is one gap
+  std::string root;                         // made when missing
+  uint64_t attempt_bytes_max = 128u << 20;  // stored bytes of one attempt, all its ranks
+  uint64_t job_bytes_max = 256u << 20;      // of one job
+  uint64_t total_bytes_max = 4ull << 30;    // of all
+  size_t gaps_max = 1024;                   // of one log; then everything that follows is one gap
+  // Whether a job is over, so that its newest attempts have ended too. None: no job is.
+  std::function<bool(const std::string& job)> job_ended = nullptr;
 };
 
 // Not thread-safe: one thread of control. Blocks on the disk.
@@ -64,13 +73,23 @@ class LogStore {
   };
   absl::StatusOr<File*> Open(const LogKey& key, bool make);
   absl::Status AddGap(const LogKey& key, File* file, uint64_t begin, uint64_t end);
+  struct StoredAttempt;
+  std::vector<StoredAttempt> Attempts(const std::string& job) const;
+  void Remove(const StoredAttempt& attempt);
   uint64_t& JobBytes(const std::string& job);
+  uint64_t& AttemptBytes(const LogKey& key);
+  uint64_t& TotalBytes();
   bool MakeRoom(const LogKey& key, uint64_t bytes);
+  bool MakeRoomInJob(const LogKey& key, uint64_t bytes);
+  bool MakeRoomInAll(const LogKey& key, uint64_t bytes);
   std::string Path(const LogKey& key, std::string_view suffix) const;
 
   const LogStoreOptions options_;
   std::map<LogKey, File> files_;  // those touched since the start; at most kFilesMax
   std::map<std::string, uint64_t> job_bytes_;
+  std::map<LogKey, uint64_t> attempt_bytes_;  // by the key of rank 0
+  std::optional<uint64_t> total_bytes_;       // counted on first use
+  size_t looks_skipped_ = 0;
 };
 
 // OK when `name` can be one part of a path: 1 to 128 letters, digits, '-', '_' or '.', not beginning with '.'.

@@ -45,6 +45,9 @@ void AddOptions(vlm::coordinator::ServerOptions* options, std::string* log_level
   app->add_option("--port-file", options->port_file, "Write the addresses here too, as coordinator.json");
   app->add_option("--log-bytes-per-job", options->log_bytes_per_job_max, "Stored log bytes of one job")
       ->capture_default_str();
+  app->add_option("--log-bytes", options->log_bytes_max,
+                  "Stored log bytes of all jobs; at the limit, logs of ended attempts go, longest unwritten first")
+      ->capture_default_str();
   app->add_option("--log-level", *log_level, "debug, info, warning or error")->capture_default_str();
 }
 

@@ -159,9 +159,12 @@ class Server::Impl {
     checkpoint.tell = [this](Input input) { loop_->Tell(std::move(input)); };
     checkpoint.on_store_failure = options_.on_store_failure;
     VLM_ASSIGN_OR_RETURN(checkpoint_, CheckpointLink::Create(std::move(checkpoint), files_, clock_));
-    telemetry_ = std::make_unique<TelemetryStore>(
-        LogStoreOptions{.root = options_.state_dir + "/logs", .job_bytes_max = options_.log_bytes_per_job_max},
-        PointStoreOptions(), store_.get(), &telemetry_thread_, clock_, metrics_.get());
+    telemetry_ =
+        std::make_unique<TelemetryStore>(LogStoreOptions{.root = options_.state_dir + "/logs",
+                                                         .job_bytes_max = options_.log_bytes_per_job_max,
+                                                         .total_bytes_max = options_.log_bytes_max,
+                                                         .job_ended = nullptr},  // the telemetry store knows the rows
+                                         PointStoreOptions(), store_.get(), &telemetry_thread_, clock_, metrics_.get());
     workers_ = std::make_unique<WorkerService>(loop_.get(), telemetry_.get(), metrics_.get());
     EventWatchOptions watch;
     watch.store_uuid = store_uuid_;

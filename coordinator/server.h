@@ -23,6 +23,7 @@ struct ServerOptions {
   std::string version;
   CoordinatorOptions core;  // default_artifacts and random_bytes are set here
   uint64_t log_bytes_per_job_max = 256u << 20;
+  uint64_t log_bytes_max = 4ull << 30;  // of all jobs
   // The store failed: memory is ahead of the disk. Ends the process; when it returns (tests), all stands still.
   std::function<void(const absl::Status&)> on_store_failure;
 };

@@ -5,7 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/core/row_keys.h"
+#include "coordinator/core/transition_table.h"
 #include "telemetry/log.h"
+#include "vlm/v1/record.pb.h"
 
 namespace vlm::coordinator {
 namespace {
@@ -15,11 +17,22 @@ constexpr size_t kKnownJobsMax = 10'000;
 using telemetry::Log;
 using telemetry::LogLevel;
 
+// A job is over when its durable row says so, or is gone.
+LogStoreOptions WithJobs(LogStoreOptions options, store::MetaStore* store) {
+  options.job_ended = [store](const std::string& job) {
+    const absl::StatusOr<std::optional<std::string>> row = store->Get(kJobFamily, job);
+    if (!row.ok()) return false;
+    v1::JobRecord record;
+    return !row->has_value() || (record.ParseFromString(**row) && IsFinal(record.state()));
+  };
+  return options;
+}
+
 }  // namespace
 
 TelemetryStore::TelemetryStore(LogStoreOptions logs, PointStoreOptions points, store::MetaStore* store,
                                Executor* thread, const Clock* clock, CoordinatorMetrics* metrics)
-    : logs_(std::move(logs)),
+    : logs_(WithJobs(std::move(logs), store)),
       points_(points, store),
       store_(store),
       thread_(thread),

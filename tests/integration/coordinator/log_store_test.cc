@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <filesystem>
+
 #include "base/file_system.h"
 
 namespace vlm::coordinator {
@@ -89,6 +92,49 @@ TEST_F(LogStoreTest, TheNewestAttemptIsCutAtTheLimitAndSaysSo) {
   ASSERT_TRUE(rest.ok());
   EXPECT_EQ(rest->dropped, 2'000u);
   EXPECT_EQ(rest->data, "");
+}
+
+TEST_F(LogStoreTest, AnAttemptIsCutAtItsOwnLimit) {
+  LogStore store({.root = root_, .attempt_bytes_max = 10'000});
+  ASSERT_TRUE(store.Append(key_, 0, std::string(6'000, 'x')).ok());
+  const LogKey peer{"job-1", "sft", 3, 1};
+  EXPECT_EQ(store.Append(peer, 0, std::string(6'000, 'x'))->dropped, 6'000u) << "its ranks share the limit";
+  EXPECT_EQ(store.Append({"job-1", "sft", 4, 0}, 0, std::string(6'000, 'x'))->stored, 6'000u);
+  EXPECT_TRUE(store.Read(key_, 0, 10).ok()) << "nothing was removed for it";
+}
+
+TEST_F(LogStoreTest, EndedAttemptsOfAnyJobGoWhenAllTogetherAreTooMuch) {
+  LogStore store(
+      {.root = root_, .total_bytes_max = 50'000, .job_ended = [](const std::string& job) { return job == "over"; }});
+  const std::string text(10'000, 'x');
+  const auto age = [this](const LogKey& key, int minutes) {  // file times are too coarse to wait for
+    const std::string path = root_ + "/" + key.job + "/" + key.stage + "/" + std::to_string(key.fence) + "/rank-0.log";
+    std::filesystem::last_write_time(path,
+                                     std::filesystem::file_time_type::clock::now() - std::chrono::minutes(minutes));
+  };
+  const LogKey replaced{"job-1", "sft", 1, 0}, running{"job-1", "sft", 2, 0}, over{"over", "sft", 1, 0};
+  for (const LogKey& key : {running, replaced, over}) ASSERT_TRUE(store.Append(key, 0, text).ok());
+  age(running, 9);
+  age(over, 5);
+  age(replaced, 1);
+  ASSERT_EQ(store.Append({"job-2", "sft", 1, 0}, 0, text)->stored, text.size());
+  ASSERT_EQ(store.Append({"job-3", "sft", 1, 0}, 0, text)->stored, text.size()) << "exactly at the limit";
+  ASSERT_EQ(store.Append({"job-4", "sft", 1, 0}, 0, text)->stored, text.size());
+  EXPECT_TRUE(absl::IsNotFound(store.Read(over, 0, 1).status())) << "the one that was not written for longest";
+  ASSERT_EQ(store.Append({"job-5", "sft", 1, 0}, 0, text)->stored, text.size());
+  EXPECT_TRUE(absl::IsNotFound(store.Read(replaced, 0, 1).status())) << "a newer attempt of its stage has come";
+  EXPECT_EQ(store.Append({"job-6", "sft", 1, 0}, 0, text)->dropped, text.size()) << "the rest may still run";
+  EXPECT_TRUE(store.Read(running, 0, 1).ok()) << "however long it has been silent";
+}
+
+TEST_F(LogStoreTest, AllTogetherAreCountedAgainAfterARestart) {
+  {
+    LogStore store({.root = root_, .total_bytes_max = 10'000});
+    ASSERT_TRUE(store.Append(key_, 0, std::string(9'000, 'x')).ok());
+  }
+  sync();  // blocks are counted, and the file system gives them late
+  LogStore store({.root = root_, .total_bytes_max = 10'000});
+  EXPECT_EQ(store.Append(key_, 9'000, std::string(2'000, 'x'))->dropped, 2'000u);
 }
 
 TEST_F(LogStoreTest, GapsAreBounded) {
