@@ -8,6 +8,7 @@
 #include "cli/follow.h"
 #include "cli/job_watch.h"
 #include "cli/spec_verbs.h"
+#include "rpc/bad_request.h"
 
 namespace vlm::cli {
 namespace {
@@ -73,8 +74,15 @@ VerbResult Submit(const Context& context, const SubmitArguments& arguments) {
   if (!reachable.ok() && !absl::IsUnavailable(reachable)) return reachable;
   const absl::StatusOr<std::string> job_id = Send(context, arguments, *std::move(composed));
   if (absl::IsInvalidArgument(job_id.status())) {
-    context.terminal->Error(
-        absl::StrCat(arguments.file, ": the coordinator refuses the job: ", std::string(job_id.status().message())));
+    const std::vector<rpc::FieldViolation> violations = rpc::ViolationsOf(job_id.status());
+    for (const rpc::FieldViolation& violation : violations) {
+      context.terminal->Error(absl::StrCat(arguments.file, ": the coordinator refuses the job: ", violation.field, ": ",
+                                           violation.description));
+    }
+    if (violations.empty()) {
+      context.terminal->Error(
+          absl::StrCat(arguments.file, ": the coordinator refuses the job: ", std::string(job_id.status().message())));
+    }
     return ExitCode::kInvalidJobFile;
   }
   if (!job_id.ok()) return job_id.status();

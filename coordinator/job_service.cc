@@ -3,15 +3,25 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 #include "coordinator/core/row_keys.h"
+#include "rpc/bad_request.h"
 #include "spec/parse.h"
 
 namespace vlm::coordinator {
 namespace {
 
 constexpr char kSource[] = "job file";
+// A status travels in trailers of a few KiB (rpc/bad_request.h).
+constexpr size_t kErrorTextBytesMax = 2048;
+
+absl::Status BadField(const std::string& field, const absl::Status& status) {
+  const auto message = status.message();
+  return rpc::WithViolations(Annotate(status, field), {{field, std::string(message.data(), message.size())}});
+}
 
 std::string ActorOf(const rpc::CallContext& context) {
   const auto it = context.metadata.find("vlm-role");
@@ -23,15 +33,23 @@ std::string ActorOf(const rpc::CallContext& context) {
 absl::Status DiagnosticsStatus(const spec::Diagnostics& diagnostics) {
   if (diagnostics.empty()) return absl::OkStatus();
   std::string text;
+  std::vector<rpc::FieldViolation> violations;
+  int64_t told = 0;
   for (const spec::Diagnostic& diagnostic : diagnostics.all()) {
-    absl::StrAppend(&text, text.empty() ? "" : "\n", diagnostic.path.empty() ? kSource : diagnostic.path, ": ");
+    rpc::FieldViolation violation{diagnostic.path.empty() ? kSource : diagnostic.path, ""};
     if (diagnostic.at.line > 0) {
-      absl::StrAppend(&text, "line ", diagnostic.at.line, ", column ", diagnostic.at.column, ": ");
+      absl::StrAppend(&violation.description, "line ", diagnostic.at.line, ", column ", diagnostic.at.column, ": ");
     }
-    absl::StrAppend(&text, diagnostic.message, diagnostic.suggestion.empty() ? "" : "; ", diagnostic.suggestion);
+    absl::StrAppend(&violation.description, diagnostic.message, diagnostic.suggestion.empty() ? "" : "; ",
+                    diagnostic.suggestion);
+    const std::string line = absl::StrCat(text.empty() ? "" : "\n", violation.field, ": ", violation.description);
+    violations.push_back(std::move(violation));
+    if (!text.empty() && text.size() + line.size() > kErrorTextBytesMax) continue;
+    text += line.substr(0, kErrorTextBytesMax);
+    ++told;
   }
-  if (diagnostics.dropped() > 0) absl::StrAppend(&text, "\nand ", diagnostics.dropped(), " more errors");
-  return absl::InvalidArgumentError(text);
+  if (told < diagnostics.count()) absl::StrAppend(&text, "\nand ", diagnostics.count() - told, " more errors");
+  return rpc::WithViolations(absl::InvalidArgumentError(text), violations);
 }
 
 void JobService::Register(rpc::ServiceRegistry* registry) {
@@ -78,12 +96,14 @@ void JobService::Register(rpc::ServiceRegistry* registry) {
 
 void JobService::Submit(const rpc::CallContext& context, v1::SubmitJobRequest request, SubmitDone done) {
   if (request.job_yaml().size() > spec::kJobBytesMax) {
-    return done(absl::InvalidArgumentError(
-        absl::StrCat("job file is too long; bytes allowed ", spec::kJobBytesMax, ", got ", request.job_yaml().size())));
+    return done(BadField(
+        "job_yaml", absl::InvalidArgumentError(absl::StrCat("job file is too long; bytes allowed ", spec::kJobBytesMax,
+                                                            ", got ", request.job_yaml().size()))));
   }
   if (!request.validate_only() && (request.request_id().empty() || request.request_id().size() > kRequestIdBytesMax)) {
-    return done(absl::InvalidArgumentError(
-        absl::StrCat("request_id needs 1 to ", kRequestIdBytesMax, " bytes, got ", request.request_id().size())));
+    return done(BadField("request_id",
+                         absl::InvalidArgumentError(absl::StrCat("1 to ", kRequestIdBytesMax, " bytes are needed, got ",
+                                                                 request.request_id().size()))));
   }
   if (parses_waiting_.fetch_add(1) >= kParsesWaitingMax) {
     --parses_waiting_;
@@ -110,7 +130,7 @@ void JobService::Parsed(v1::SubmitJobRequest request, std::string actor, SubmitD
   if (!job.has_value()) return done(DiagnosticsStatus(diagnostics));
   if (!job->artifacts.empty()) {
     const absl::Status allowed = deps_.roots->CheckText(job->artifacts);
-    if (!allowed.ok()) return done(Annotate(allowed, "spec.artifacts"));
+    if (!allowed.ok()) return done(BadField("spec.artifacts", allowed));
   }
   if (request.validate_only()) return done(v1::SubmitJobResponse());
   deps_.loop->Call<v1::SubmitJobResponse>(

@@ -50,7 +50,8 @@ class JobService {
   std::atomic<size_t> parses_waiting_ = 0;
 };
 
-// INVALID_ARGUMENT with one line for each error: "<field path>: line L, column C: <what>; <remedy>".
+// INVALID_ARGUMENT with one line for each error: "<field path>: line L, column C: <what>; <remedy>", and the same as
+// field violations (rpc/bad_request.h). Those that do not fit into a status are counted in its last line.
 absl::Status DiagnosticsStatus(const spec::Diagnostics& diagnostics);
 
 }  // namespace vlm::coordinator

@@ -11,7 +11,7 @@
 
 namespace vlm::rpc {
 
-// The codes of both are the same numbers.
+// The codes of both are the same numbers; payloads travel as details of google.rpc.Status.
 absl::Status FromGrpc(const grpc::Status& status);
 grpc::Status ToGrpc(const absl::Status& status);
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file_system.h"
+#include "rpc/bad_request.h"
 #include "tests/integration/coordinator/running_server.h"
 
 namespace vlm::coordinator {
@@ -78,12 +79,28 @@ TEST(CoordinatorJobsTest, ABadJobFileIsRefusedWithPathLineAndColumn) {
   EXPECT_THAT(Message(status), HasSubstr("colour"));
   EXPECT_THAT(Message(status), HasSubstr("line 14, column 9"));
   EXPECT_THAT(Message(status), HasSubstr("spec.stages"));
+  const std::vector<rpc::FieldViolation> violations = rpc::ViolationsOf(status);
+  ASSERT_EQ(violations.size(), 1u);
+  EXPECT_THAT(violations[0].field, HasSubstr("spec.stages"));
+  EXPECT_THAT(violations[0].description, HasSubstr("line 14, column 9: "));
   v1::ListJobsRequest list;
   EXPECT_EQ(server.Call<v1::ListJobsResponse>("JobService/ListJobs", list)->jobs_size(), 0);
 
   EXPECT_TRUE(absl::IsInvalidArgument(server.Submit(std::string((1 << 20) + 1, ' '), "r2").status()));
   EXPECT_TRUE(absl::IsInvalidArgument(server.Submit(GenerateJob("x"), "").status()));
   EXPECT_TRUE(absl::IsInvalidArgument(server.Submit(GenerateJob("x"), std::string(129, 'r')).status()));
+}
+
+TEST(CoordinatorJobsTest, AHundredErrorsFitIntoAnAnswer) {
+  RunningServer server("many");
+  ASSERT_TRUE(server.Start().ok());
+  std::string yaml = GenerateJob("bad");
+  for (int i = 0; i < 150; ++i) yaml += "        no_such_key_" + std::to_string(i) + ": red\n";
+  const absl::Status status = server.Submit(yaml, "r1").status();
+  ASSERT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(Message(status), HasSubstr("no_such_key_0"));
+  EXPECT_THAT(Message(status), testing::ContainsRegex("and [0-9]+ more errors"));
+  EXPECT_GT(rpc::ViolationsOf(status).size(), 10u);
 }
 
 TEST(CoordinatorJobsTest, ArtifactsOutsideTheAllowedRootsAreRefused) {

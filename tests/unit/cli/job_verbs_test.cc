@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "rpc/bad_request.h"
 #include "tests/unit/cli/cli_fixture.h"
 
 namespace vlm::cli {
@@ -95,6 +96,12 @@ TEST_F(JobVerbsTest, WhatTheCoordinatorRefusesIsAnInvalidFileToo) {
   coordinator_.RefuseSubmits(absl::InvalidArgumentError("artifacts is outside the allowed roots: /tmp/x"));
   EXPECT_EQ(Run({"submit", WriteFile("job.yaml", kJobYaml)}), 4);
   EXPECT_THAT(err(), HasSubstr("the coordinator refuses the job: artifacts is outside the allowed roots: /tmp/x"));
+  coordinator_.RefuseSubmits(rpc::WithViolations(
+      absl::InvalidArgumentError("two errors"),
+      {{"spec.seed", "line 3, column 9: not a number: 'x'"}, {"spec.ranks", "line 4, column 1: min is above max: 3"}}));
+  EXPECT_EQ(Run({"submit", WriteFile("job.yaml", kJobYaml)}), 4);
+  EXPECT_THAT(err(), HasSubstr("refuses the job: spec.seed: line 3, column 9: not a number: 'x'\n"));
+  EXPECT_THAT(err(), HasSubstr("refuses the job: spec.ranks: line 4, column 1: min is above max: 3\n"));
   coordinator_.RefuseSubmits(absl::PermissionDeniedError("no such role"));
   EXPECT_EQ(Run({"submit", WriteFile("job.yaml", kJobYaml)}), 8);
 }
