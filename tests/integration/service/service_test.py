@@ -140,6 +140,47 @@ def a_killed_worker_is_replaced(binaries):
         assert service.stage(job, "sft")["world"] == 1
 
 
+RETRIED = """
+apiVersion: vlm/v1
+kind: TrainingJob
+metadata: {name: repaired}
+spec:
+  stages:
+    - name: generate
+      kind: generate
+      generate:
+        shard_samples: 16
+        splits: [{name: sentences, samples: 16}]
+    - name: tokenizer
+      kind: tokenizer
+      needs: [generate]
+      data: {text: [corpus.jsonl]}
+      tokenizer: {vocab_size: 320}
+"""
+
+
+def a_failed_job_succeeds_after_retry(binaries):
+    """A stage fails for want of its file; the file comes, `vlmctl retry` goes on from there, good stages are kept."""
+    with Service(binaries, workers=1) as service:
+        (service.folder / "job.yaml").write_text(RETRIED)
+        job = service.submit(job=service.folder / "job.yaml")
+        failed = service.vlmctl("wait", job, "--timeout", "60s", check=False)
+        assert failed.returncode not in (0, 7), failed
+        before = {stage["name"]: stage for stage in service.job(job)["stages"]}
+        assert before["generate"]["state"] == "STAGE_STATE_SUCCEEDED", before
+        assert before["tokenizer"]["state"] == "STAGE_STATE_FAILED", before
+        assert "corpus.jsonl" in service.vlmctl("describe", job).stdout
+        lines = [json.dumps({"text": f"the quick brown fox jumps {n} times over the lazy dog"}) for n in range(200)]
+        (service.folder / "data/corpus.jsonl").write_text("\n".join(lines) + "\n")
+        service.vlmctl("retry", job)
+        after = {stage["name"]: stage for stage in service.wait(job)["stages"]}
+        assert after["generate"] == before["generate"], "a good stage is kept as it is"
+        assert after["tokenizer"]["state"] == "STAGE_STATE_SUCCEEDED", after
+        assert int(after["tokenizer"]["fence"]) > int(before["tokenizer"]["fence"])
+        refused = service.vlmctl("retry", job, check=False)
+        assert refused.returncode != 0, "there is nothing to retry"
+
+
 def alive(pid):
     """A zombie, whose parent has yet to look, is not."""
     try:
