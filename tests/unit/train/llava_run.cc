@@ -1,0 +1,72 @@
+#include "llava_run.h"
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "model/device_batch.h"
+#include "model/init.h"
+#include "model/llava.h"
+#include "train/selection.h"
+
+namespace vlm::train {
+namespace {
+
+template <typename T>
+T Must(absl::StatusOr<T> value) {
+  VLM_CHECK(value.ok(), std::string(value.status().message()));
+  return *std::move(value);
+}
+void Must(const absl::Status& status) { VLM_CHECK(status.ok(), std::string(status.message())); }
+
+TrainingOptions OptionsOf(const model::LlavaConfig& config) {
+  TrainingOptions options;
+  options.seed = 7;
+  options.optimizer.lr = 1e-3;
+  options.optimizer.weight_decay = 0.1;
+  options.lr_schedule = {LrShape::kCosine, 2, 1000, 0.1};
+  options.clip_norm = 1.0;
+  options.label_smoothing = 0.1;
+  options.vocabulary = config.text.vocab_size;
+  return options;
+}
+
+}  // namespace
+
+LlavaRun::LlavaRun(const LlavaRunOptions& options, std::unique_ptr<Collective> collective)
+    : options_(options),
+      graph_(Must(model::BuildLlava(options.config))),
+      collective_(collective == nullptr ? NewSingleRankCollective() : std::move(collective)),
+      queue_(std::make_unique<CommunicationQueue>(options.overlap, RealClock())) {
+  const std::vector<bool> trainable = Must(SelectTrainable(graph_, {}));
+  const StoreOptions store{.compute = options.compute, .device = options.device};
+  store_ = Must(ParameterStore::Create(&graph_, PlanBuckets(graph_, trainable, collective_->world()), store,
+                                       collective_.get(), queue_.get()));
+  for (size_t i = 0; i < graph_.params.size(); ++i) {
+    Must(store_->WriteParameter(static_cast<model::ParamId>(i), model::Initialize(graph_.params[i], 11)));
+  }
+  TrainingOptions training = OptionsOf(options.config);
+  training.plan.recompute = options.recompute;
+  training_ = Must(TrainingStep::Create(training, store_.get(), RealClock()));
+}
+
+LlavaRun::~LlavaRun() = default;
+
+void LlavaRun::MakeBatches() {
+  batches_.clear();
+  for (int64_t m = collective_->rank(); m < options_.micro_batches; m += collective_->world()) {
+    const uint64_t seed = 1000 * step_ + static_cast<uint64_t>(m);
+    model::MicroBatch batch = model::testing::RandomBatch(options_.config, options_.documents, seed);
+    batch.global_index = m;
+    batches_.push_back(model::MoveTo(batch, options_.device));
+  }
+}
+
+StepResult LlavaRun::Step() {
+  ++step_;
+  if (batches_.empty() || !options_.same_batches) MakeBatches();
+  std::vector<MicroBatchHeader> headers;
+  for (const model::MicroBatch& batch : batches_) headers.push_back(Describe(batch, 0));
+  Must(training_->Announce(step_, std::move(headers)));
+  return Must(training_->Step(batches_));
+}
+
+}  // namespace vlm::train

@@ -1,0 +1,50 @@
+// One rank that trains a LLaVA on a device of choice; what GPU tests, the GPU benchmark and device_test.cc run.
+#ifndef VLM_TESTS_UNIT_TRAIN_LLAVA_RUN_H_
+#define VLM_TESTS_UNIT_TRAIN_LLAVA_RUN_H_
+
+#include <memory>
+#include <vector>
+
+#include "../model/graph_runner.h"
+#include "train/parameter_store.h"
+#include "train/training_step.h"
+
+namespace vlm::train {
+
+struct LlavaRunOptions {
+  model::LlavaConfig config;
+  std::vector<model::testing::DocumentShape> documents;  // of each micro-batch
+  int64_t micro_batches = 2;                             // of each step
+  at::Device device = at::kCPU;
+  at::ScalarType compute = at::kFloat;
+  bool overlap = false, recompute = false;
+  bool same_batches = false;  // every step sees the first one's, made once
+};
+
+// Dies on errors: there is nothing to test or measure then.
+class LlavaRun {
+ public:
+  // Starts from weights that depend on nothing but the configuration. Null: a single rank.
+  explicit LlavaRun(const LlavaRunOptions& options, std::unique_ptr<Collective> collective = nullptr);
+  ~LlavaRun();
+  // The next step, of batches that depend on its number alone, or on nothing.
+  StepResult Step();
+  ParameterStore* store() { return store_.get(); }
+  const model::Graph& graph() const { return graph_; }
+
+ private:
+  void MakeBatches();
+
+  const LlavaRunOptions options_;
+  model::Graph graph_;
+  std::unique_ptr<Collective> collective_;
+  std::unique_ptr<CommunicationQueue> queue_;
+  std::unique_ptr<ParameterStore> store_;
+  std::unique_ptr<TrainingStep> training_;
+  uint64_t step_ = 0;
+  std::vector<model::MicroBatch> batches_;  // of the last step, on the device
+};
+
+}  // namespace vlm::train
+
+#endif  // VLM_TESTS_UNIT_TRAIN_LLAVA_RUN_H_
