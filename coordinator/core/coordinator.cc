@@ -209,6 +209,7 @@ void Coordinator::Core::NoticeStall() {
 void Coordinator::Core::OnTime() {
   last_tick_ = now();
   for (Worker* worker : workers_.TakeLost()) LoseWorker(worker);
+  ForgetWorkers();
   const std::vector<std::string> busy(ledger_.busy.begin(), ledger_.busy.end());
   for (const std::string& uid : busy) {
     Stage* stage = ledger_.stages.at(uid);

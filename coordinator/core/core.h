@@ -130,6 +130,7 @@ class Coordinator::Core {
   void OnRootChecked(Worker* worker, const v1::RootChecked& checked);
   void HoldShards(const Worker& worker, const google::protobuf::RepeatedPtrField<v1::HeldShard>& shards);
   void LoseWorker(Worker* worker);
+  void ForgetWorkers();  // LOST for long
   void AskRoot(const std::string& root);
   void AskWorker(Worker* worker, const std::string& root);
   NodeOffer::Usable RootUsable(const Worker& worker, const std::string& root, std::string* problem) const;

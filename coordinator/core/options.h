@@ -42,6 +42,9 @@ struct CoordinatorOptions {
   absl::Duration call_retry_max = absl::Seconds(10);        // ... up to this
   absl::Duration resend = absl::Seconds(5);                 // Stop and CheckRoot are sent again after so long
   absl::Duration root_recheck = absl::Seconds(30);          // a worker that does not see an artifact root
+  // A worker that is LOST for so long is forgotten, so that machines that went away for good leave no row behind. Far
+  // longer than the orphan grace: by then none of its ranks runs.
+  absl::Duration forget_lost_after = absl::Hours(7 * 24);
   uint64_t telemetry_credit_bytes = 1 << 20;
   size_t live_jobs_max = 100'000;  // more submits are RESOURCE_EXHAUSTED
 };

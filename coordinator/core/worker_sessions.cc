@@ -1,5 +1,7 @@
 // What workers say: Hello, beats, endpoints, results.
 #include <algorithm>
+#include <set>
+#include <string>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -319,6 +321,26 @@ void Coordinator::Core::LoseWorker(Worker* worker) {
     Stage* stage = FindAttempt(slot.attempt_id());
     v1::RankRecord* rank = stage == nullptr ? nullptr : FindRank(stage, slot.rank());
     if (rank != nullptr && !rank->ended()) LoseRank(stage, rank, /*free_slot=*/false, message, worker->heard);
+  }
+}
+
+// One that a current attempt names stays, since the attempt's ranks are looked up by it. A forgotten worker that
+// comes back is a new one: its Welcome allows nothing old, so it kills what it still holds.
+void Coordinator::Core::ForgetWorkers() {
+  std::set<std::string> old;
+  for (const auto& [id, worker] : workers_.all()) {
+    if (worker->state == v1::NODE_STATE_LOST && now() - worker->heard > options_.forget_lost_after) old.insert(id);
+  }
+  if (old.empty()) return;
+  for (const std::string& uid : ledger_.busy) {
+    const Stage& stage = *ledger_.stages.at(uid);
+    if (!stage.attempt.has_value()) continue;
+    for (const v1::RankRecord& rank : stage.attempt->record.ranks()) old.erase(rank.node_id());
+  }
+  for (const std::string& id : old) {
+    ledger_.Event(nullptr, nullptr, "worker.forgotten",
+                  absl::StrCat("worker ", id, " was lost for ", absl::FormatDuration(options_.forget_lost_after)));
+    workers_.Forget(id);
   }
 }
 

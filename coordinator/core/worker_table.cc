@@ -150,6 +150,14 @@ std::vector<Worker*> WorkerTable::TakeLost() {
   return lost;
 }
 
+void WorkerTable::Forget(const std::string& node_id) {
+  const auto it = workers_.find(node_id);
+  VLM_CHECK(it != workers_.end() && it->second->state == v1::NODE_STATE_LOST && it->second->session == 0,
+            "only a LOST worker is forgotten");
+  ledger_->Delete(kNodeFamily, node_id);
+  workers_.erase(it);
+}
+
 Worker* WorkerTable::Find(std::string_view node_id) {
   const auto it = workers_.find(std::string(node_id));
   return it == workers_.end() ? nullptr : it->second.get();

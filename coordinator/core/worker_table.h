@@ -65,6 +65,9 @@ class WorkerTable {
   // Workers whose lease, or whose reattach window, is over now; they are LOST in the table already.
   std::vector<Worker*> TakeLost();
 
+  // Removes a LOST worker and its row. Pointers to it end.
+  void Forget(const std::string& node_id);
+
   Worker* Find(std::string_view node_id);
   const Worker* Find(std::string_view node_id) const;
   Worker* BySession(uint64_t session);

@@ -23,6 +23,7 @@ coordinator::CoordinatorOptions Options(EventQueue* queue) {
   };
   // Short, so that a fault is noticed many times in one run.
   options.start_timeout = absl::Seconds(30);
+  options.forget_lost_after = absl::Seconds(20);  // so that workers come back after they were forgotten, too
   options.hang_first_steps = absl::Seconds(12);
   options.hang_init = options.hang_load = options.hang_eval = options.hang_save = absl::Seconds(20);
   options.hang_publish = absl::Seconds(20);

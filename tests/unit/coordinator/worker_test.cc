@@ -145,6 +145,55 @@ TEST_F(LostWorker, ANewIncarnationFreesItsSlotsAtOnce) {
   EXPECT_EQ(service_.StageView(id_, "train").fence(), 2u);
 }
 
+TEST_F(LostWorker, IsForgottenWithItsRowAfterALongTime) {
+  service_.Advance(ServiceHarness::Options().forget_lost_after - absl::Minutes(1));
+  EXPECT_EQ(service_.core().ListNodes().nodes_size(), 1);
+  EXPECT_EQ(service_.rows().at("node").size(), 1u);
+  service_.Advance(absl::Minutes(2));
+  EXPECT_EQ(service_.core().ListNodes().nodes_size(), 0);
+  EXPECT_TRUE(service_.rows().at("node").empty());
+  service_.Restart();
+  v1::Hello hello = service_.Hello("a");
+  v1::HeldRank* held = hello.add_held();
+  held->set_attempt_id(attempt_);
+  held->set_fence(1);
+  session_ = service_.Connect(hello);
+  const auto sent = service_.TakeSent(session_);
+  ASSERT_FALSE(sent.empty());
+  EXPECT_EQ(sent[0].welcome().allowed_size(), 0) << "what it still holds is killed";
+  EXPECT_EQ(service_.StageView(id_, "train").fence(), 2u) << "and it is a worker again";
+}
+
+TEST(Worker, IsNotForgottenWhileACurrentAttemptNamesIt) {
+  CoordinatorOptions options = ServiceHarness::Options();
+  options.forget_lost_after = absl::Seconds(30);
+  ServiceHarness service(options);
+  const uint64_t a = service.Connect(service.Hello("a"));
+  const uint64_t b = service.Connect(service.Hello("b"));
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Pool("make", 3, {1, 2})}));
+  service.RunAttempt(id, "make", {a, b});
+  const std::string attempt = service.AttemptOf(id, "make");
+  uint64_t counter = 0;
+  const auto live = [&](int seconds) {  // b alone
+    for (int i = 0; i < seconds; ++i) {
+      v1::RankBeat beat;
+      beat.set_attempt_id(attempt);
+      beat.set_rank(1);
+      beat.set_phase(v1::RANK_PHASE_STEP);
+      beat.set_counter(++counter);
+      service.Beat(b, {beat});
+      service.Advance(absl::Seconds(1));
+    }
+  };
+  live(90);
+  EXPECT_EQ(service.StageView(id, "make").fence(), 1u);
+  EXPECT_EQ(service.core().ListNodes().nodes_size(), 2);
+  ASSERT_TRUE(service.Cancel(id).ok());
+  service.Exit(b, attempt, 1, 0, 15);
+  live(2);
+  EXPECT_EQ(service.core().ListNodes().nodes_size(), 1);
+}
+
 TEST(WorkerRestart, EndsItsRanksWithoutWaitingForTheLease) {
   ServiceHarness service;
   const uint64_t session = service.Connect(service.Hello("a"));
