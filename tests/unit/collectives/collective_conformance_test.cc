@@ -175,6 +175,36 @@ TEST_P(CollectiveFailureTest, ADeadRankEndsTheWaitAtOnce) {
   EXPECT_EQ(statuses[1].code(), absl::StatusCode::kUnavailable) << statuses[1];
 }
 
+TEST_P(CollectiveFailureTest, HealthShowsADeadRankWithoutAnOperation) {
+  std::atomic<bool> seen_alive{false};
+  const std::vector<absl::Status> statuses =
+      RunRanks(GetParam(), 2, {absl::Minutes(5)}, [&](Collective* collective) -> absl::Status {
+        VLM_RETURN_IF_ERROR(collective->Barrier("start"));
+        if (collective->rank() == 1) {
+          while (!seen_alive) std::this_thread::yield();
+          return absl::OkStatus();  // its collective is destroyed
+        }
+        EXPECT_TRUE(collective->health().ok()) << collective->health();
+        seen_alive = true;
+        while (collective->health().ok()) std::this_thread::yield();
+        return collective->health();
+      });
+  EXPECT_EQ(statuses[0].code(), absl::StatusCode::kUnavailable) << statuses[0];
+  EXPECT_THAT(std::string(statuses[0].message()), HasSubstr("rank 1"));
+}
+
+TEST_P(CollectiveFailureTest, HealthShowsAnAbort) {
+  RunRanks(GetParam(), 2, {absl::Minutes(5)}, [&](Collective* collective) -> absl::Status {
+    VLM_RETURN_IF_ERROR(collective->Barrier("start"));
+    if (collective->rank() == 0) collective->Abort("the worker is going away");
+    while (collective->health().ok()) std::this_thread::yield();
+    if (collective->rank() == 0) {
+      EXPECT_EQ(collective->health().code(), absl::StatusCode::kAborted);
+    }
+    return absl::OkStatus();
+  });
+}
+
 TEST_P(CollectiveFailureTest, DisagreementNamesBothSides) {
   const std::vector<absl::Status> statuses =
       RunRanks(GetParam(), 2, {absl::Seconds(20)}, [](Collective* collective) -> absl::Status {
