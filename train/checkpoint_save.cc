@@ -22,12 +22,13 @@ std::vector<std::byte> CopyOut(const at::Tensor& flat, int64_t begin, int64_t en
 // This rank's images and, for each bucket, what is still to be copied from it.
 class Saver {
  public:
-  Saver(const StatePlan& plan, ParameterStore* store) : plan_(plan), store_(store), todo_(store->buckets().size()) {
+  Saver(const StatePlan& plan, ParameterStore* store, const std::set<std::string>& present)
+      : plan_(plan), store_(store), todo_(store->buckets().size()) {
     for (const BucketSpec& bucket : store->buckets()) {
       for (const ParamRange& range : bucket.ranges) offset_[range.param] = range.offset;
     }
     for (const PlannedFile& file : plan.files) {
-      if (file.rank != store->rank()) continue;
+      if (file.rank != store->rank() || present.contains(file.name)) continue;
       FileImage image{file.name, {}, {}};
       for (size_t i = 0; i < file.tensors.size(); ++i) {
         const PlannedTensor& tensor = file.tensors[i];
@@ -115,8 +116,9 @@ class Saver {
 
 }  // namespace
 
-absl::StatusOr<std::vector<FileImage>> SaveState(const StatePlan& plan, ParameterStore* store) {
-  return Saver(plan, store).Save();
+absl::StatusOr<std::vector<FileImage>> SaveState(const StatePlan& plan, ParameterStore* store,
+                                                 const std::set<std::string>& present) {
+  return Saver(plan, store, present).Save();
 }
 
 }  // namespace vlm::train

@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -54,7 +55,7 @@ struct PlannedFile {
   std::string name;
   std::vector<PlannedTensor> tensors;
   int64_t bytes = 0;
-  bool frozen = false;  // every weight in it is frozen: equal to the parent's file
+  bool frozen = false;  // every weight in it is frozen: equal in every step of the stage
   int rank = 0;         // who writes it
 };
 
@@ -80,9 +81,11 @@ struct FileImage {
   bool is_text() const { return tensors.empty(); }
 };
 
-// Copies this rank's files out; rank 0 also gets the JSON files. Collective: gathers stale parameters and, bucket by
-// bucket, optimizer state. Call between steps, with the same plan on every rank. Errors of the collective.
-absl::StatusOr<std::vector<FileImage>> SaveState(const StatePlan& plan, ParameterStore* store);
+// Copies this rank's files out, but not those named in `present`; rank 0 also gets the JSON files. Collective: gathers
+// stale parameters and, bucket by bucket, optimizer state. Call between steps, with the same plan on every rank. Errors
+// of the collective.
+absl::StatusOr<std::vector<FileImage>> SaveState(const StatePlan& plan, ParameterStore* store,
+                                                 const std::set<std::string>& present = {});
 
 // The tensors of a folder's safetensors files, for loading. Not thread-safe.
 class TensorSource {

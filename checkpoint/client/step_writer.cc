@@ -146,6 +146,7 @@ class StepWriter::Worker {
       part.files.push_back(*std::move(claim));
     }
     for (const FileClaim& claim : part.files) result->bytes += claim.bytes;
+    result->files = part.files;
     return Report(save, part, result);
   }
 

@@ -35,8 +35,9 @@ struct FileToWrite {
 
 struct SaveResult {
   absl::Status status;
-  bool committed = false;  // the whole step, as far as this rank was told
-  uint64_t bytes = 0;
+  bool committed = false;        // the whole step, as far as this rank was told
+  std::vector<FileClaim> files;  // of this rank, durable in the folder; those given as `written` first
+  uint64_t bytes = 0;            // of `files`
   absl::Duration duration;
 };
 

@@ -2,16 +2,19 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "checkpoint/client/carried_files.h"
 #include "checkpoint/client/step_writer.h"
+#include "model/device_batch.h"
 #include "train/checkpoint_files.h"
 #include "train/checkpoint_state.h"
-#include "model/device_batch.h"
 #include "trainer/exit_code.h"
 #include "trainer/stages/training_setup.h"
 
@@ -78,6 +81,10 @@ class TrainingRun {
     VLM_RETURN_IF_ERROR(LoadStart(context_, config_, parts_.store.get()));
     VLM_ASSIGN_OR_RETURN(cursor_, data::Cursor::Decode(context_.assignment->resume_cursor));
     state_plan_ = train::PlanState(*parts_.store, {});
+    for (const train::PlannedFile& file : state_plan_.files) {
+      if (file.frozen) frozen_files_.push_back(file.name);
+    }
+    std::sort(frozen_files_.begin(), frozen_files_.end());
     std::fprintf(stderr, "%s: %llu steps, rank %d of %d, schedule %s\n%s\n", context_.stage->name.c_str(),
                  static_cast<unsigned long long>(plan_->steps), context_.assignment->rank, context_.assignment->world,
                  parts_.step->plan_hash().c_str(), parts_.step->groups().ToString(*parts_.graph).c_str());
@@ -182,12 +189,12 @@ class TrainingRun {
     save.wait_for_commit = save.step.final || step == context_.last_step;
     VLM_ASSIGN_OR_RETURN(const bool begun, BeginTogether(&save));
     if (!begun) return absl::OkStatus();
-    VLM_ASSIGN_OR_RETURN(std::vector<train::FileImage> images, train::SaveState(state_plan_, parts_.store.get()));
-    save.snapshot_bytes = train::ImageBytes(images);
-    VLM_ASSIGN_OR_RETURN(save.files, train::ToFilesToWrite(std::move(images)));
+    VLM_RETURN_IF_ERROR(CopyState(&save));
     if (save.rank == 0) VLM_RETURN_IF_ERROR(AddSmallFiles(step, next, &save.files));
-    save.done = [this, rank = save.rank, step](const checkpoint::SaveResult& result) {
-      if (!result.status.ok()) {
+    save.done = [this, step, folder = save.folder](const checkpoint::SaveResult& result) {
+      if (result.status.ok()) {
+        carried_.Remember(folder, result.files, frozen_files_);
+      } else {
         std::fprintf(stderr, "checkpoint of step %llu failed: %s\n", static_cast<unsigned long long>(step),
                      std::string(result.status.message()).c_str());
       }
@@ -200,6 +207,20 @@ class TrainingRun {
     const absl::Status started = writer_.Start(std::move(save));
     context_.link->SetPhase(final ? Phase::kPublish : Phase::kStep);
     return started;
+  }
+
+  // Frozen weights are linked from the step before; the rest of this rank's state is copied.
+  absl::Status CopyState(checkpoint::Save* save) {
+    absl::StatusOr<std::vector<checkpoint::FileClaim>> linked = carried_.LinkInto(context_.files, save->folder);
+    VLM_RETURN_IF_ERROR(WithExitCode(linked.status(), ExitCode::kStorage));
+    save->written = *std::move(linked);
+    std::set<std::string> present;
+    for (const checkpoint::FileClaim& claim : save->written) present.insert(claim.name);
+    VLM_ASSIGN_OR_RETURN(std::vector<train::FileImage> images,
+                         train::SaveState(state_plan_, parts_.store.get(), present));
+    save->snapshot_bytes = train::ImageBytes(images);
+    VLM_ASSIGN_OR_RETURN(save->files, train::ToFilesToWrite(std::move(images)));
+    return absl::OkStatus();
   }
 
   // Rank 0 begins the step and tells the others, so that all save or none does. False: the service has two open
@@ -275,6 +296,8 @@ class TrainingRun {
   at::Device device_ = at::kCPU;
   TrainingParts parts_;
   train::StatePlan state_plan_;
+  std::vector<std::string> frozen_files_;  // sorted
+  checkpoint::CarriedFiles carried_;
   data::Cursor cursor_;
   std::string curves_;
   uint64_t last_saved_ = 0;

@@ -112,8 +112,12 @@ struct Meeting {
 
 class LocalLink final : public WorkerLink {
  public:
-  LocalLink(Assignment assignment, std::shared_ptr<Meeting> meeting, rpc::MemoryTransport* transport)
-      : assignment_(std::move(assignment)), meeting_(std::move(meeting)), channel_(transport->Connect()) {}
+  LocalLink(Assignment assignment, std::shared_ptr<Meeting> meeting, rpc::MemoryTransport* transport,
+            std::function<void(uint64_t)> on_step)
+      : assignment_(std::move(assignment)),
+        meeting_(std::move(meeting)),
+        channel_(transport->Connect()),
+        on_step_(std::move(on_step)) {}
 
   const Assignment& assignment() const override { return assignment_; }
   absl::StatusOr<std::vector<LinkEndpoint>> Rendezvous(const LinkEndpoint& mine, absl::Duration timeout) override {
@@ -126,7 +130,9 @@ class LocalLink final : public WorkerLink {
   }
   void PostReady() override {}
   void SetPhase(Phase) override {}
-  void SetProgress(const Progress&) override {}
+  void SetProgress(const Progress& progress) override {
+    if (on_step_) on_step_(progress.step);
+  }
   void WatchCollective(std::function<uint64_t()>) override {}
   void AddMetric(std::string_view, uint64_t, double) override {}
   void ReportFailure(int, std::string_view) override {}
@@ -138,6 +144,7 @@ class LocalLink final : public WorkerLink {
   const Assignment assignment_;
   const std::shared_ptr<Meeting> meeting_;
   const std::unique_ptr<rpc::Channel> channel_;
+  const std::function<void(uint64_t)> on_step_;
 };
 
 std::string UidOf(const std::string& stage) { return Sha256Of(stage).Hex().substr(0, 16); }
@@ -245,7 +252,7 @@ absl::Status LocalJob::RunStage(const std::string& name, const StageRun& run) {
       mine.rank = rank;
       mine.run_folder = absl::StrCat(state_->folder, "/run-", assignment.fence, "-", rank);
       VLM_CHECK(MakeDirectories(PosixFileSystem(), mine.run_folder).ok(), "make a run folder");
-      LocalLink link(mine, meeting, state_->transport.get());
+      LocalLink link(mine, meeting, state_->transport.get(), run.on_step);
       absl::StatusOr<spec::Stage> parsed = spec::StageFromJson(mine.stage_json);
       if (!parsed.ok()) {
         statuses[static_cast<size_t>(rank)] = parsed.status();
@@ -255,7 +262,7 @@ absl::Status LocalJob::RunStage(const std::string& name, const StageRun& run) {
         auto& settings = std::get<spec::TrainingSettings>(parsed->settings);
         VLM_CHECK(run.stop_after_save % static_cast<uint64_t>(settings.checkpoint.every) == 0, "not a saved step");
       }
-      const StageContext context = {&link.assignment(), &*parsed,           &link, &client, PosixFileSystem(),
+      const StageContext context = {&link.assignment(), &*parsed,           &link, &client, run.files,
                                     RealClock(),        run.stop_after_save};
       statuses[static_cast<size_t>(rank)] = trainer::RunStage(context);
     });

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/file_system.h"
 #include "base/status.h"
 #include "spec/job.h"
 #include "trainer/worker_link.h"
@@ -21,6 +22,8 @@ struct StageRun {
   int world = 1;
   int threads = 1;
   uint64_t stop_after_save = 0;  // the ranks are told to end once this step is committed; 0: run to the end
+  FileSystem* files = PosixFileSystem();
+  std::function<void(uint64_t step)> on_step = nullptr;  // after each training step, on the rank's thread
 };
 
 class LocalJob {

@@ -1,11 +1,16 @@
 // What stages compute: the small job end to end, equal bits for any number of ranks and zero level, resuming on
-// another number of ranks. Ranks are threads here; tests/integration/equality runs them as processes.
+// another number of ranks. Ranks are threads here; tests/integration/service runs them as processes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <map>
+#include <utility>
 
+#include "base/clock.h"
 #include "base/file_system.h"
+#include "base/hooked_file_system.h"
+#include "base/mutex.h"
 #include "tests/integration/stages/local_job.h"
 #include "trainer/stages/report.h"
 
@@ -107,6 +112,47 @@ TEST(StagesTest, AResumeOnAnotherNumberOfRanksChangesNoBit) {
       ExpectSameFiles(whole, contents);
     }
   }
+}
+
+// Training does not wait for the disk: while a file of step 4 is being synced, steps 5 to 7 are trained.
+TEST(StagesTest, StepsAdvanceWhileASaveIsOpen) {
+  const std::unique_ptr<LocalJob> job = NewJob("slow_save");
+  RunUpTo(job.get(), "align", {.world = 1});
+  Mutex mutex;
+  CondVar changed;
+  uint64_t trained = 0;
+  bool met = false, advanced = false;
+  const auto slow = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string& path) {
+    if (operation != FileOperation::kSync || path.find("/sft/step-00000004") == std::string::npos) {
+      return absl::OkStatus();
+    }
+    MutexLock lock(&mutex);
+    if (std::exchange(met, true)) return absl::OkStatus();
+    const absl::Duration give_up = RealClock()->Monotonic() + absl::Minutes(1);
+    while (trained < 7 && RealClock()->Monotonic() < give_up) changed.WaitFor(&mutex, absl::Seconds(1));
+    advanced = trained >= 7;
+    return absl::OkStatus();
+  });
+  const absl::Status status = job->RunStage("sft", {.world = 1, .files = slow.get(), .on_step = [&](uint64_t step) {
+                                                      MutexLock lock(&mutex);
+                                                      trained = step;
+                                                      changed.NotifyAll();
+                                                    }});
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_TRUE(met);
+  EXPECT_TRUE(advanced);
+}
+
+// A frozen text model is written by the first save of a stage; the second links it.
+TEST(StagesTest, FrozenWeightsAreLinkedNotWrittenAgain) {
+  const std::unique_ptr<LocalJob> job = NewJob("links");
+  RunUpTo(job.get(), "align", {.world = 2});
+  const std::string last = job->ArtifactFolder("align");
+  const std::string first = last.substr(0, last.rfind('/')) + "/step-00000003" + last.substr(last.rfind("-f"));
+  for (const char* const file : {"/llm.safetensors", "/llm.safetensors.sum"}) {
+    EXPECT_TRUE(std::filesystem::equivalent(first + file, last + file)) << first << file;
+  }
+  EXPECT_FALSE(std::filesystem::equivalent(first + "/vision.safetensors", last + "/vision.safetensors"));
 }
 
 TEST(ScoreTest, WilsonIntervalMatchesItsFormulaAndEnds) {

@@ -1,0 +1,47 @@
+#include "checkpoint/client/carried_files.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace vlm::checkpoint {
+namespace {
+
+// False: not linked, and nothing of the file is left in the folder.
+absl::StatusOr<bool> LinkWithSums(FileSystem* files, const std::string& from, const std::string& to) {
+  const std::string sums = absl::StrCat(to, ".sum");
+  if (!files->Link(absl::StrCat(from, ".sum"), sums).ok()) return false;
+  if (files->Link(from, to).ok()) return true;
+  VLM_RETURN_IF_ERROR(files->Remove(sums));
+  return false;
+}
+
+}  // namespace
+
+void CarriedFiles::Remember(const std::string& folder, std::span<const FileClaim> written,
+                            std::span<const std::string> names) {
+  MutexLock lock(&mutex_);
+  for (const FileClaim& claim : written) {
+    if (std::binary_search(names.begin(), names.end(), claim.name)) known_[claim.name] = {folder, claim};
+  }
+}
+
+absl::StatusOr<std::vector<FileClaim>> CarriedFiles::LinkInto(FileSystem* files, const std::string& folder) {
+  std::vector<FileClaim> linked;
+  MutexLock lock(&mutex_);
+  for (auto at = known_.begin(); at != known_.end();) {
+    const auto& [name, source] = *at;
+    VLM_ASSIGN_OR_RETURN(const bool stands,
+                         LinkWithSums(files, absl::StrCat(source.folder, "/", name), absl::StrCat(folder, "/", name)));
+    if (!stands) {
+      at = known_.erase(at);
+      continue;
+    }
+    linked.push_back(source.claim);
+    ++at;
+  }
+  if (!linked.empty()) VLM_RETURN_IF_ERROR(files->SyncDirectory(folder));
+  return linked;
+}
+
+}  // namespace vlm::checkpoint
