@@ -52,10 +52,9 @@ class ChatMl final : public ChatTemplate {
   explicit ChatMl(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
 
   void RenderMessage(const Message& message, const RenderOptions& options, int32_t* image, Sample* sample) const {
-    static constexpr std::string_view kRoles[] = {"system\n", "user\n", "assistant\n"};
     const bool target = message.role == Role::kAssistant;
     Ids({start_}, false, sample);
-    Text(kRoles[static_cast<int>(message.role)], false, sample);
+    Text(std::string(RoleName(message.role)) + "\n", false, sample);
     for (const ContentPart& part : message.content) {
       if (part.kind == ContentPart::Kind::kText) {
         Text(part.text, target, sample);

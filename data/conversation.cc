@@ -13,9 +13,9 @@ absl::StatusOr<Role> ParseRole(const Json& message) {
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string()) return Wrong("a message has no role");
   const std::string& name = role->get_ref<const std::string&>();
-  if (name == "system") return Role::kSystem;
-  if (name == "user") return Role::kUser;
-  if (name == "assistant") return Role::kAssistant;
+  for (const Role role : {Role::kSystem, Role::kUser, Role::kAssistant}) {
+    if (name == RoleName(role)) return role;
+  }
   return Wrong("unknown role (known: system, user, assistant): " + name);
 }
 
@@ -68,6 +68,11 @@ absl::Status CheckTurns(const std::vector<Message>& messages) {
 }
 
 }  // namespace
+
+std::string_view RoleName(Role role) {
+  static constexpr std::string_view kNames[] = {"system", "user", "assistant"};
+  return kNames[static_cast<size_t>(role)];
+}
 
 int Conversation::images() const {
   int count = 0;

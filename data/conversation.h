@@ -12,6 +12,8 @@
 namespace vlm::data {
 
 enum class Role { kSystem, kUser, kAssistant };
+// "system", "user", "assistant": as files and templates name it.
+std::string_view RoleName(Role role);
 
 struct ContentPart {
   enum class Kind { kText, kImage } kind = Kind::kText;

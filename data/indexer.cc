@@ -95,6 +95,7 @@ absl::Status ForEachText(FileSystem* files, const std::string& path,
     if (!conversation.ok()) return Annotate(conversation.status(), absl::StrCat(path, ":", place.line));
     if (!conversation->text.empty()) visit(conversation->text);
     for (const Message& message : conversation->messages) {
+      visit(RoleName(message.role));
       for (const ContentPart& part : message.content) {
         if (part.kind == ContentPart::Kind::kText) visit(part.text);
       }

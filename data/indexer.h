@@ -20,7 +20,8 @@ namespace vlm::data {
 absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const std::string& path, const std::string& source,
                                     const RenderSettings& render, const ChatTemplate& chat_template);
 
-// Every text of a file (message contents and plain texts), for tokenizer training.
+// Every text of a file for tokenizer training: plain texts, and of messages the role, which a template writes out, and
+// the contents.
 absl::Status ForEachText(FileSystem* files, const std::string& path,
                          const std::function<void(std::string_view)>& visit);
 

@@ -21,6 +21,22 @@ using nlohmann::json;
 // Changes whenever the same digest must stop meaning the same settings.
 constexpr char kDigestPrefix[] = "vlm.stage/1\n";
 
+// Raised with every change of the programs after which the same settings and inputs give other results: artifacts made
+// before are then not taken for what would be made now.
+int ResultVersion(StageKind kind) {
+  switch (kind) {
+    case StageKind::kGenerate:
+    case StageKind::kTokenizer:
+    case StageKind::kIndex:
+    case StageKind::kPretrain:
+    case StageKind::kAlign:
+    case StageKind::kSft:
+    case StageKind::kEvaluate:
+      return 1;
+  }
+  VLM_CHECK(false, "stage kind without a result version");
+}
+
 // JSON as the tree the checks work on. False when nested deeper than a job file may be.
 bool ToNode(const json& in, int depth, YamlNode* out) {
   if (depth > kDepthMax) return false;
@@ -85,7 +101,7 @@ absl::StatusOr<Stage> StageFromJson(std::string_view text) {
 
 Digest SemanticDigest(const Stage& stage) {
   const json semantic = Semantic(ToJson(stage), *FindSchemaNode("spec.stages[]"), MaskOf(stage.kind));
-  return Sha256Of(absl::StrCat(kDigestPrefix, semantic.dump()));
+  return Sha256Of(absl::StrCat(kDigestPrefix, "results ", ResultVersion(stage.kind), "\n", semantic.dump()));
 }
 
 }  // namespace vlm::spec

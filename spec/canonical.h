@@ -19,9 +19,9 @@ std::string StageToJson(const Stage& stage);
 // missing keys, wrong types, values out of range.
 absl::StatusOr<Stage> StageFromJson(std::string_view json);
 
-// SHA-256 over the canonical JSON of the fields that change results. Name, needs, ranks, shards of a pool,
-// overlap, zero, recompute, save interval and limits on failures are left out: they do not. The digests of a
-// stage's inputs are not part of it; a stage key joins both.
+// SHA-256 over the version of what the stage's kind computes and the canonical JSON of the fields that change results.
+// Name, needs, ranks, shards of a pool, overlap, zero, recompute, save interval and limits on failures are left out:
+// they do not. The digests of a stage's inputs are not part of it; a stage key joins both.
 Digest SemanticDigest(const Stage& stage);
 
 }  // namespace vlm::spec

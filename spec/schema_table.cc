@@ -135,7 +135,7 @@ constexpr Field kTable[] = {
     {.path = "spec.stages[].generate", .type = kMap, .doc = "The data set to make.", .required = true,
      .kinds = kGenerateKind},
     {.path = "spec.stages[].generate.generator", .type = kChoice,
-     .doc = "shapes: pictures of coloured shapes with captions and questions, and sentences and text conversations about them.",
+     .doc = "shapes: pictures of coloured shapes with captions and questions, and text about them.",
      .fallback = "shapes", .choices = "shapes", .kinds = kGenerateKind},
     {.path = "spec.stages[].generate.shard_samples", .type = kCount,
      .doc = "Samples of one shard; the last of a split may hold fewer.", .fallback = "500", .min = 1, .max = 1e6,

@@ -103,13 +103,13 @@ TEST(Canonical, OtherJsonIsRefused) {
 }
 
 TEST(Canonical, DigestIsStable) {
-  EXPECT_EQ(DigestOf(FullJob(), "g"), "9af0d193f07975c9e7a8b57f1c996df48ef2887b58fa969f2cd58fee6a2280a1");
-  EXPECT_EQ(DigestOf(FullJob(), "t"), "70487bd85b386e7cbcaa1b30093317b93074b69e91f4b3932c092d48698f4a32");
-  EXPECT_EQ(DigestOf(FullJob(), "i"), "4c2cc45f33f4f501939212beb50858a65a656a0f9d2a1ee047ff43b9df13a459");
-  EXPECT_EQ(DigestOf(FullJob(), "p"), "92a70034e5718c07308702150cef2120037c85a45ae7add857c76df1137a040b");
-  EXPECT_EQ(DigestOf(FullJob(), "a"), "c0e0ee5a8debeab098e0e2ecbe591a7d2775444adc18229e0d955b405caf1f29");
-  EXPECT_EQ(DigestOf(FullJob(), "s"), "2f6ff4eb4bf5d64370efe0be4e03f31ff705147db5177237821b10673ebfb63c");
-  EXPECT_EQ(DigestOf(FullJob(), "e"), "ebe95efdd415b4c488c4d44adf56063ae3fd3c442da745e6916e87d60c4deea5");
+  EXPECT_EQ(DigestOf(FullJob(), "g"), "4b70c058bc9831f15611521b7100bcb9c30913a64fdf908f74c23fe2121ca763");
+  EXPECT_EQ(DigestOf(FullJob(), "t"), "0e522b16058dbbe5783558ed6dac1c46aa72266172c0025cbe945f5d048bb2d8");
+  EXPECT_EQ(DigestOf(FullJob(), "i"), "a9e572e9fbb69f06c791d3e585e6da9109b704c51365fd2815f7157a1214bd24");
+  EXPECT_EQ(DigestOf(FullJob(), "p"), "48fd1b9a0e0b51e8ffcdae1cc9b2204e58a8eff3235d1f9ee03ba935ab966ccb");
+  EXPECT_EQ(DigestOf(FullJob(), "a"), "9f66771684c1eaed1f076c94d4580dc9f796dcbaac97b6abd983ce15e96fbc80");
+  EXPECT_EQ(DigestOf(FullJob(), "s"), "6a519ce664792ae86e83a3537fd7488bad0ea53aeaf3cdec057edccf6f693f78");
+  EXPECT_EQ(DigestOf(FullJob(), "e"), "e334dd0eff5c387fe4122be1e2769916c0cf54489a4216d4d81402b78b65f445");
 }
 
 TEST(Canonical, DigestIgnoresWhatDoesNotChangeResults) {
