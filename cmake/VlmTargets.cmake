@@ -1,7 +1,7 @@
 # vlm_library(NAME SRCS ... DEPS ... [PRIVATE_DEPS ...]) and vlm_test(NAME SRCS ... DEPS ... [LABELS ...]).
 #
 # One target per architectural module; allowed arrows are data in cmake/arrows.json and tests/tidy checks
-# them against both the CMake links and the #include lines.
+# them against both the #include lines and the CMake links, which module_links.json in the build folder holds.
 
 function(vlm_library NAME)
   cmake_parse_arguments(ARG "" "" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
@@ -42,3 +42,50 @@ function(vlm_test NAME)
   set_tests_properties(${NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
     ENVIRONMENT "OMP_NUM_THREADS=1;MKL_NUM_THREADS=1")
 endfunction()
+
+# Adds {name: {"sources": [...], "links": [...]}} of every library and program of a folder and those below it to JSON.
+function(vlm_collect_links FOLDER JSON)
+  get_property(targets DIRECTORY ${FOLDER} PROPERTY BUILDSYSTEM_TARGETS)
+  foreach(target ${targets})
+    get_target_property(type ${target} TYPE)
+    if(NOT type MATCHES "^(STATIC_LIBRARY|SHARED_LIBRARY|MODULE_LIBRARY|OBJECT_LIBRARY|INTERFACE_LIBRARY|EXECUTABLE)$")
+      continue()
+    endif()
+    get_target_property(sources ${target} SOURCES)
+    get_target_property(links ${target} LINK_LIBRARIES)
+    get_target_property(offered ${target} INTERFACE_LINK_LIBRARIES)
+    cmake_path(RELATIVE_PATH FOLDER BASE_DIRECTORY ${PROJECT_SOURCE_DIR} OUTPUT_VARIABLE place)
+    set(entry "{\"sources\": [], \"links\": []}")
+    set(count 0)
+    foreach(source ${sources})
+      if(source AND NOT IS_ABSOLUTE "${source}")
+        string(JSON entry SET "${entry}" sources ${count} "\"${place}/${source}\"")
+        math(EXPR count "${count} + 1")
+      endif()
+    endforeach()
+    set(all ${links} ${offered})
+    list(FILTER all EXCLUDE REGEX "NOTFOUND$|LINK_ONLY")
+    list(REMOVE_DUPLICATES all)
+    set(count 0)
+    foreach(link ${all})
+      string(JSON entry SET "${entry}" links ${count} "\"${link}\"")
+      math(EXPR count "${count} + 1")
+    endforeach()
+    string(JSON ${JSON} SET "${${JSON}}" ${target} "${entry}")
+  endforeach()
+  get_property(folders DIRECTORY ${FOLDER} PROPERTY SUBDIRECTORIES)
+  foreach(folder ${folders})
+    if(NOT folder STREQUAL "${PROJECT_SOURCE_DIR}/tests")
+      vlm_collect_links(${folder} ${JSON})
+    endif()
+  endforeach()
+  set(${JSON} "${${JSON}}" PARENT_SCOPE)
+endfunction()
+
+# Deferred: when it runs, every target is complete.
+function(vlm_write_links)
+  set(json "{}")
+  vlm_collect_links(${PROJECT_SOURCE_DIR} json)
+  file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/module_links.json CONTENT "${json}\n" @ONLY)
+endfunction()
+cmake_language(DEFER DIRECTORY ${PROJECT_SOURCE_DIR} CALL vlm_write_links)
