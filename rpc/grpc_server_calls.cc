@@ -14,8 +14,16 @@
 namespace vlm::rpc {
 namespace {
 
-// When reading ends, gRPC may tell of a broken connection a little later than of the end. Only after this time
-// without such news is the end taken for the client's half-close.
+// A client's half-close and a broken connection both look like a failed read. What tells them apart, OnCancel, follows
+// a break from another thread and never a half-close alone, so there is no event that confirms a half-close: only
+// after this time without OnCancel is the end taken for one.
+//
+// What can be misread: a break whose OnCancel is held up for longer (a starved machine) reaches the receiver as
+// OnClosed(OK) instead of CANCELLED, and nothing follows. The other way round cannot happen. This is harmless because
+// no receiver may take OK for more than "no further messages": sessions, Attach and telemetry end their stream on any
+// OnClosed, and a receiver that goes on sending finds the break, as it must for a client that vanishes after a real
+// half-close, by Send answering false from OnCancel on (a watch gives up after refused heartbeats, a log's tail when
+// bytes stay untaken or the attempt is over; both are bounded in number).
 constexpr absl::Duration kHalfCloseDoubt = absl::Milliseconds(20);
 
 CallContext ContextOf(const grpc::GenericCallbackServerContext& context) {
