@@ -4,9 +4,11 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import sys
+import tempfile
 
-from service import Service, TINY, wait_until, weights
+from service import ROOT, Service, TINY, wait_until, weights
 
 LONGER = ["--set", "spec.stages[sft].train.steps=400", "--set", "spec.stages[sft].checkpoint.every=20 steps"]
 
@@ -96,17 +98,23 @@ def steps(service, job):
 
 
 def a_restarted_coordinator_loses_nothing(binaries):
-    """SIGKILL of the coordinator while a stage trains: it comes back, workers reattach, the job ends."""
+    """SIGKILL of the coordinator while a stage trains: it comes back, the same trainers go on, the job ends."""
     with Service(binaries) as service:
         job = service.submit(*LONGER)
         wait_until("sft trains", lambda: steps(service, job) >= 5)
-        trainers = service.trainers()
+        trainers = sorted(service.trainers())
+        assert len(trainers) == 2, trainers
         address = service.where["address"]
         service.kill("coordinator")
         service.start_coordinator(address)
+        wait_until("workers reattach", lambda: service.vlmctl("node", "list").stdout.count(" live ") == 2)
+        seen = steps(service, job)
+        wait_until("sft goes on", lambda: steps(service, job) > max(seen, 5))
+        assert sorted(service.trainers()) == trainers, (trainers, service.trainers())
+        assert service.stage(job, "sft")["state"] == "STAGE_STATE_ACTIVE", "too few steps for this test"
         service.wait(job)
-        assert int(service.stage(job, "sft").get("restarts", 0)) == 0, service.stage(job, "sft")
-        assert trainers
+        sft = service.stage(job, "sft")
+        assert int(sft.get("restarts", 0)) == 0 and int(sft["progress"]["done"]) == 400, sft
 
 
 def complete_steps(service, job):
@@ -192,50 +200,137 @@ def alive(pid):
         return False
 
 
-COORDINATOR_SERIES = ["vlm_jobs", "vlm_stages", "vlm_attempts", "vlm_queue_wait_seconds_total", "vlm_restarts_total",
-                      "vlm_goodput_seconds_total", "vlm_badput_seconds_total", "vlm_heartbeats_total",
-                      "vlm_store_commit_seconds_bucket", "vlm_step_commits_total",
-                      "vlm_last_step_commit_timestamp_seconds"]
-RANK_SERIES = ["vlm_rank_loss", "vlm_rank_learning_rate", "vlm_rank_gradient_norm", "vlm_rank_tokens_total",
-               "vlm_rank_images_total", "vlm_rank_data_wait_seconds_total", "vlm_rank_checkpoint_seconds",
-               "vlm_rank_checkpoint_bytes", "vlm_rank_checkpoint_success_timestamp_seconds", "vlm_ranks",
-               "vlm_rank_heartbeat_age_seconds"]
+def follow_logs_and_cancel(binaries):
+    """`submit --follow` tells the way of each stage and ends with the job's code; logs hold a trainer's steps; cancel
+    ends a job that trains, and its trainers."""
+    with Service(binaries) as service:
+        followed = service.vlmctl("submit", TINY, "--follow").stdout
+        for stage in ("generate", "tokenizer", "index", "pretrain", "align", "sft", "evaluate"):
+            assert re.search(rf"^{stage}: succeeded, ", followed, re.M), followed
+        job = re.match(r"job (\S+) submitted\n", followed).group(1)
+        assert f"job {job} succeeded after " in followed, followed
+        log = service.vlmctl("logs", job, "--stage", "sft").stdout
+        assert [int(step) for step in re.findall(r"^step (\d+)/8 loss \d+\.\d+ ", log, re.M)][-1] == 8, log
+        assert "step 1/8 " not in service.vlmctl("logs", job, "--stage", "evaluate").stdout
+
+        follower = subprocess.Popen([service.bin / "vlmctl", "--state-dir", service.folder / "coordinator", "submit",
+                                     TINY, "--follow", *LONGER], stdout=subprocess.PIPE, text=True)
+        job = re.match(r"job (\S+) submitted\n", follower.stdout.readline()).group(1)
+        wait_until("sft trains", lambda: steps(service, job) >= 5)
+        trainers = service.trainers()
+        assert len(trainers) == 2, trainers
+        service.vlmctl("cancel", job, "--note", "enough seen")
+        told, _ = follower.communicate(timeout=60)
+        assert follower.returncode == 6, (follower.returncode, told)
+        assert re.search("^sft: cancelled", told, re.M) and f"job {job} cancelled after " in told, told
+        assert service.job(job)["state"] == "JOB_STATE_CANCELLED"
+        assert service.vlmctl("wait", job, check=False).returncode == 6
+        wait_until("its trainers are gone", lambda: not any(alive(pid) for pid in trainers), deadline_s=20)
+        assert service.vlmctl("cancel", job, check=False).returncode in (0, 9)
+
+
+def the_demo_shows_what_it_promises(binaries):
+    """scripts/demo on the small job, then again with --reuse: every part is printed, nothing is trained twice."""
+    with tempfile.TemporaryDirectory(prefix="vlm-demo-") as runs:
+        first = demo(binaries, runs)
+        assert re.search(r"^sft: active, step \d+/8", first, re.M), first
+        assert re.search(r"^evaluate: succeeded, ", first, re.M), first
+        again = demo(binaries, runs, "--reuse")
+        assert re.search(r"^sft: reused, ", again, re.M), again
+        assert ": succeeded, " not in again and ": active, " not in again, again
+        ids = [re.search(r"^job (\S+) submitted$", text, re.M).group(1) for text in (first, again)]
+        assert ids[0] != ids[1] and f"vlmctl describe {ids[1]}\n" in again, ids
+        failing = subprocess.run([ROOT / "scripts/demo", "--bin", binaries, "--state", runs, "--job", "/dev/null"],
+                                 capture_output=True, text=True, timeout=100)
+        assert failing.returncode == 1 and "did not succeed" in failing.stdout, failing
+
+
+def demo(binaries, runs, *options):
+    """What the demo prints, after a check of its parts and of its exit code."""
+    done = subprocess.run([ROOT / "scripts/demo", "--bin", binaries, "--state", runs, "--job", TINY, *options],
+                          capture_output=True, text=True, timeout=140)
+    text = done.stdout
+    report = pathlib.Path(re.search(r"^Report +(\S+)$", text, re.M).group(1))
+    told = json.loads(report.with_name("report.json").read_text())
+    assert done.returncode == (0 if told["passed"] else 1), (done, told["passed"])
+    for task, kinds in told["tasks"].items():
+        for kind, score in kinds.items():
+            assert re.search(rf"^{task} +{kind} +{score['total']} +{100 * score['accuracy']:.1f} %", text, re.M), text
+    pictures = re.findall(r"^(/\S+\.png)\n  .+  ->  .*\((?:right|wrong, true answer: \S+)\)$", text, re.M)
+    assert len(pictures) == 3 and all(pathlib.Path(p).read_bytes().startswith(b"\x89PNG") for p in pictures), text
+    checkpoints = pathlib.Path(re.search(r"^Checkpoints +(\S+)$", text, re.M).group(1))
+    assert checkpoints.parent.name == "jobs", checkpoints
+    assert report.stat().st_size > 1000 and re.search(r"^  vlmctl chat --job \S+ --image \S+ --prompt ", text, re.M)
+    return text
+
+
+COORDINATOR_SERIES = ["vlm_jobs", "vlm_stages", "vlm_attempts", "vlm_queue_wait_seconds_total",
+                      "vlm_store_commit_seconds_bucket", "vlm_last_step_commit_timestamp_seconds"]
+COORDINATOR_COUNTERS = ["vlm_heartbeats_total", "vlm_step_commits_total", "vlm_goodput_seconds_total",
+                        "vlm_store_commit_seconds_count", "vlm_decisions_total", "vlm_points_total"]
+# What all ranks know alike, rank 0 tells.
+RANK_0_SERIES = ["vlm_rank_loss", "vlm_rank_learning_rate", "vlm_rank_gradient_norm"]
+RANK_0_COUNTERS = ["vlm_rank_tokens_total", "vlm_rank_images_total"]
+RANK_SERIES = ["vlm_rank_checkpoint_seconds", "vlm_rank_checkpoint_bytes",
+               "vlm_rank_checkpoint_success_timestamp_seconds", "vlm_ranks", "vlm_rank_heartbeat_age_seconds"]
 PHASES = ["data", "forward", "backward", "communication", "optimizer", "checkpoint"]
+RANK_COUNTERS = ["vlm_rank_data_wait_seconds_total",
+                 *[f'vlm_rank_step_seconds_total{{[^}}]*phase="{phase}"' for phase in PHASES]]
 
 
 def metrics_move(binaries):
-    """/metrics of a running job, scraped twice: every series is there and counters grow; then rank series go."""
+    """/metrics of a job whose trainer was killed, scraped twice: the restart and its cost are counted, every counter
+    of coordinator and ranks grows, each program has its own series only; then rank series go."""
     with Service(binaries) as service:
-        job = service.submit(*LONGER)
+        job = service.submit(*LONGER, "--set", "spec.stages[sft].train.steps=800")
         wait_until("sft has saved", lambda: steps(service, job) >= 45)
-        os.kill(service.trainers()[0], signal.SIGKILL)  # so that there is a restart to count
+        assert total(service.scrape(), 'vlm_restarts_total{cause="crash"}') == 0
+        os.kill(service.trainers()[0], signal.SIGKILL)
         wait_until("sft trains again", lambda: int(service.stage(job, "sft")["restarts"]) == 1 and
                    service.stage(job, "sft")["attempt_state"] == "ATTEMPT_STATE_RUNNING")
         wait_until("and saves", lambda: steps(service, job) >= 85)
         first = service.scrape()
-        for series in COORDINATOR_SERIES:
+        for series in COORDINATOR_SERIES + ["vlm_stage_steps_done"]:
             assert re.search(rf"^{series}[ {{]", first, re.M), f"{series} is missing of\n{first}"
+        assert total(first, 'vlm_restarts_total{cause="crash"}') == 1 and total(first, "vlm_restarts_total") == 1, first
+        for cause in ("crash", "start"):
+            assert total(first, f'vlm_badput_seconds_total{{cause="{cause}"}}') > 0, first
+        assert total(first, f'vlm_stage_steps_done{{job="{job}",stage="sft"}}') >= 80, first
+        assert not re.search("^vlm_rank_", first, re.M), "series of ranks are the workers'"
         addresses = [re.search(r"metrics=(\S+)", (service.folder / f"worker-{n}.log").read_text()).group(1)
                      for n in (0, 1)]
-        ranks = "".join(service.scrape(address) for address in addresses)
-        for series in RANK_SERIES:
-            assert re.search(rf"^{series}[ {{]", ranks, re.M), f"{series} is missing of\n{ranks}"
-        for phase in PHASES:
-            assert re.search(rf'^vlm_rank_step_seconds{{.*phase="{phase}"', ranks, re.M), phase
-        wait_until("counters of the coordinator grow", lambda: grew(
-            first, service.scrape(), ["vlm_heartbeats_total", "vlm_step_commits_total"]))
-        wait_until("counters of the ranks grow", lambda: grew(
-            ranks, "".join(service.scrape(address) for address in addresses),
-            ["vlm_rank_tokens_total", "vlm_rank_images_total", "vlm_rank_step_seconds_total"]))
+        ranks = [service.scrape(address) for address in addresses]
+        for text in ranks:
+            of_rank = RANK_SERIES + (RANK_0_SERIES if 'rank="0"' in text else [])
+            for series in of_rank + [f'vlm_rank_step_seconds{{[^}}]*phase="{phase}"' for phase in PHASES]:
+                assert re.search(rf"^{series}", text, re.M), f"{series} is missing of\n{text}"
+            assert not re.search("^vlm_(jobs|stage_|stages)", text, re.M), "series of jobs are the coordinator's"
+        for name in COORDINATOR_COUNTERS:
+            wait_until(f"{name} grows", lambda: grew(first, service.scrape(), name), deadline_s=20)
+        assert sorted(re.search(r'^vlm_rank_step{.*rank="(\d+)"', text, re.M).group(1) for text in ranks) == ["0", "1"]
+        for address, before in zip(addresses, ranks):
+            for name in RANK_COUNTERS + (RANK_0_COUNTERS if 'rank="0"' in before else []):
+                wait_until(f"{name} of {address} grows", lambda: grew(before, service.scrape(address), name),
+                           deadline_s=20)
+        assert service.stage(job, "sft")["state"] == "STAGE_STATE_ACTIVE", "too few steps for this test"
         service.wait(job)
         wait_until("rank series are removed", lambda: not any(
             re.search(r"^vlm_rank_loss{", service.scrape(address), re.M) for address in addresses))
 
 
-def grew(before, after, names):
-    def total(text, name):
-        return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M))
-    return all(total(after, name) > total(before, name) for name in names)
+def total(text, series):
+    """Sum of a metric, or of those of its series whose labels are given as they are written."""
+    pattern = rf"^{re.escape(series)}" + ("" if "{" in series else r"(?:{.*})?") + r" (\S+)$"
+    found = re.findall(pattern, text, re.M)
+    assert found, f"{series} is missing of\n{text}"
+    return sum(float(value) for value in found)
+
+
+def grew(before, after, pattern):
+    """The sum of the series that match has become larger; a pattern may go into the labels."""
+    def value(text):
+        return sum(float(v) for v in re.findall(rf"^{pattern}[^ ]* (\S+)$", text, re.M))
+    return value(after) > value(before)
 
 
 def a_bad_job_file_is_refused_with_its_place(binaries):
