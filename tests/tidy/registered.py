@@ -30,7 +30,7 @@ for path in sources(".cc", ".cu", folders=MODULES + ["tests"]):
 included = set()
 for path in sources(".h", ".cc", ".cu", folders=MODULES + ["tests"]):
     for name in re.findall(r'#include "([^"]+)"', (ROOT / path).read_text()):
-        included.update([name, os.path.normpath(path.parent / name)])  # as the compiler looks: the root, then the folder
+        included.update([name, os.path.normpath(path.parent / name)])  # as the compiler looks for it
 for path in sources(".h", folders=MODULES + ["tests"]):
     if str(path) not in included:
         problems.append(f"{path}: nobody includes it")
