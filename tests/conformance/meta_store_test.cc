@@ -16,20 +16,71 @@ namespace {
 
 using ::testing::ElementsAre;
 
-std::unique_ptr<MetaStore> RocksDb() {
-  const std::string path = absl::StrCat(::testing::TempDir(), "meta_store_conformance");
-  std::filesystem::remove_all(path);
-  auto store = OpenRocksDbMetaStore({path, {"a", "b"}});
-  EXPECT_TRUE(store.ok()) << store.status();
-  return *std::move(store);
-}
-std::unique_ptr<MetaStore> Simulated() {
-  return std::make_unique<SimulatedMetaStore>(std::vector<std::string>{"a", "b"});
+// A store and a way to end its process or its machine without a word and to open what is left.
+class Subject {
+ public:
+  virtual ~Subject() = default;
+  virtual MetaStore* store() = 0;
+  virtual void Crash() = 0;
+};
+
+class RocksDbSubject final : public Subject {
+ public:
+  RocksDbSubject() {
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+    Open();
+  }
+  MetaStore* store() override { return store_.get(); }
+  // What the files hold before a clean close, which would write more, is what a killed process leaves.
+  void Crash() override {
+    const std::string before = Path();
+    ++crashes_;
+    std::filesystem::copy(before, Path(), std::filesystem::copy_options::recursive);
+    store_.reset();
+    std::filesystem::remove_all(before);
+    Open();
+  }
+
+ private:
+  std::string Path() const { return absl::StrCat(folder_, "/", crashes_); }
+  void Open() {
+    auto store = OpenRocksDbMetaStore({Path(), {"a", "b"}});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+
+  const std::string folder_ = absl::StrCat(::testing::TempDir(), "meta_store_conformance");
+  int crashes_ = 0;
+  std::unique_ptr<MetaStore> store_;
+};
+
+class SimulatedSubject final : public Subject {
+ public:
+  MetaStore* store() override { return &store_; }
+  void Crash() override { store_.Crash(); }
+
+ private:
+  SimulatedMetaStore store_{{"a", "b"}};
+};
+
+template <typename Kind>
+std::unique_ptr<Subject> Make() {
+  return std::make_unique<Kind>();
 }
 
-class MetaStoreConformance : public ::testing::TestWithParam<std::unique_ptr<MetaStore> (*)()> {
+class MetaStoreConformance : public ::testing::TestWithParam<std::unique_ptr<Subject> (*)()> {
  protected:
-  void SetUp() override { store_ = GetParam()(); }
+  void SetUp() override {
+    subject_ = GetParam()();
+    store_ = subject_->store();
+    ASSERT_NE(store_, nullptr);
+  }
+  void Crash() {
+    subject_->Crash();
+    store_ = subject_->store();
+    ASSERT_NE(store_, nullptr);
+  }
   void Put(const std::string& key, const std::string& value) {
     ASSERT_TRUE(store_->Commit({{"a", key, value}}, Durability::kUnsynced).ok());
   }
@@ -44,7 +95,8 @@ class MetaStoreConformance : public ::testing::TestWithParam<std::unique_ptr<Met
                     .ok());
     return keys;
   }
-  std::unique_ptr<MetaStore> store_;
+  std::unique_ptr<Subject> subject_;
+  MetaStore* store_ = nullptr;
 };
 
 TEST_P(MetaStoreConformance, PutsGetsAndDeletes) {
@@ -120,7 +172,44 @@ TEST_P(MetaStoreConformance, ThreadsCommitAtOnce) {
   EXPECT_EQ(Keys("").size(), 100u);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, MetaStoreConformance, ::testing::Values(&RocksDb, &Simulated),
+TEST_P(MetaStoreConformance, ASyncedCommitAndAllBeforeItSurviveACrash) {
+  Put("unsynced before", "1");
+  ASSERT_TRUE(store_->Commit({{"a", "synced", "2"}, {"b", "synced", "3"}}, Durability::kSynced).ok());
+  Crash();
+  EXPECT_EQ(*store_->Get("a", "unsynced before"), "1");
+  EXPECT_EQ(*store_->Get("a", "synced"), "2");
+  EXPECT_EQ(*store_->Get("b", "synced"), "3");
+  ASSERT_TRUE(store_->Commit({{"a", "synced", std::nullopt}, {"b", "synced", "4"}}, Durability::kSynced).ok());
+  Crash();
+  EXPECT_EQ(*store_->Get("a", "synced"), std::nullopt);  // what was deleted does not come back
+  EXPECT_EQ(*store_->Get("b", "synced"), "4");
+}
+
+TEST_P(MetaStoreConformance, ACrashCutsUnsyncedCommitsOffWholeAndFromTheEnd) {
+  ASSERT_TRUE(store_->Commit({{"a", "0", ""}}, Durability::kSynced).ok());
+  for (const char* const key : {"1", "2", "3"}) {
+    ASSERT_TRUE(store_->Commit({{"a", key, ""}, {"b", key, ""}}, Durability::kUnsynced).ok());
+  }
+  Crash();
+  const std::vector<std::string> kept = Keys("");
+  const std::vector<std::string> all = {"0", "1", "2", "3"};
+  ASSERT_GE(kept.size(), 1u);
+  ASSERT_LE(kept.size(), all.size());
+  EXPECT_EQ(kept, std::vector<std::string>(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(kept.size())));
+  for (const char* const key : {"1", "2", "3"}) {
+    EXPECT_EQ(store_->Get("a", key)->has_value(), store_->Get("b", key)->has_value()) << key;
+  }
+}
+
+TEST_P(MetaStoreConformance, ServesOnAfterACrash) {
+  Crash();
+  EXPECT_THAT(Keys(""), ElementsAre());
+  ASSERT_TRUE(store_->Commit({{"a", "k", "v"}}, Durability::kSynced).ok());
+  Crash();
+  EXPECT_THAT(Keys(""), ElementsAre("k"));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, MetaStoreConformance, ::testing::Values(&Make<RocksDbSubject>, &Make<SimulatedSubject>),
                          [](const auto& info) { return std::string(info.index == 0 ? "RocksDb" : "Simulated"); });
 
 }  // namespace
