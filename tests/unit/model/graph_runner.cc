@@ -161,7 +161,7 @@ PassResult RunPass(const Graph& graph, const ParameterSet& parameters, const Mic
   const Seeds seeds = CrossEntropy(batch, options.smoothing, vocabulary, loss_type);
   PassResult result;
   result.values.resize(graph.values.size());
-  ParameterSet slots = ZeroSlots(graph, type == at::kBFloat16 ? at::kFloat : type, options.slots);
+  ParameterSet slots = ZeroSlots(graph, type, options.slots);  // the compute type, as the parameter store has them
   std::vector<bool> trainable(graph.params.size()), needs(graph.values.size(), false);
   for (size_t i = 0; i < graph.params.size(); ++i) {
     trainable[i] = options.frozen.count(std::string(ParameterGroup(graph.params[i].name))) == 0;

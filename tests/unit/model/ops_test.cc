@@ -216,6 +216,24 @@ TEST_F(OpsTest, RowGradients) {
   EXPECT_TRUE(at::equal(replaced[0], dy[0]));
 }
 
+// ReplaceRows and LinearAdd have no backward of their own: autograd over the definition, against differences.
+TEST_F(OpsTest, ReplaceRowsAndLinearAddGradients) {
+  const auto expect_gradients = [](std::vector<at::Tensor> leaves, const std::function<at::Tensor()>& f) {
+    const at::Tensor dy = Random(f().sizes().vec(), "dy");
+    std::vector<at::Tensor> numeric;
+    for (const at::Tensor& leaf : leaves) numeric.push_back(Numeric(leaf, f, dy));
+    const c10::AutoGradMode recording(true);
+    for (at::Tensor& leaf : leaves) leaf.requires_grad_(true);
+    f().backward(dy);
+    for (size_t i = 0; i < leaves.size(); ++i) ExpectClose(leaves[i].grad(), numeric[i], kRelative, "gradient");
+  };
+  const at::Tensor x = Random({5, 3}, "x"), y = Random({2, 3}, "y"), rows = at::tensor({4, 1}, at::kLong);
+  expect_gradients({x, y}, [&] { return ReplaceRows(x, rows, y); });
+  const Params params = {Random({3, 4}, "w"), Random({3}, "b")};
+  const at::Tensor in = Random({5, 4}, "in"), residual = Random({5, 3}, "r");
+  expect_gradients({in, residual, params[0], params[1]}, [&] { return LinearAdd(params, {0, 1}, in, residual); });
+}
+
 class TokenLossTest : public OpsTest, public ::testing::WithParamInterface<bool> {};
 
 TEST_P(TokenLossTest, HeadGradients) {
