@@ -1,11 +1,13 @@
 // The same folder in this program and in transformers: every hidden state, the logits, the loss, every gradient,
-// greedy answers, and the keys and configuration that transformers writes back.
+// greedy answers, and the keys, configuration and bits that transformers writes back. In bf16, the errors of both
+// programs against fp64 on the same rounded weights.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -14,6 +16,7 @@
 
 #include "base/file_system.h"
 #include "checkpoint/format/safetensors.h"
+#include "checkpoint/format/safetensors_folder.h"
 #include "checkpoint/format/safetensors_reader.h"
 #include "model/generate.h"
 #include "model/llava.h"
@@ -30,6 +33,8 @@ using Tensors = std::map<std::string, at::Tensor>;
 
 constexpr double kSmoothing = 0.1;
 constexpr int64_t kNewTokens = 6;
+constexpr double kBf16Rounding = 1.0 / 512;  // half a unit in the last place
+constexpr double kBf16Noise = 1e-5;  // of all gradients together: a key bias whose true gradient is zero is noise
 
 struct ParityCase {
   std::string name;
@@ -63,7 +68,8 @@ std::vector<ParityCase> Cases() {
 }
 
 checkpoint::DType TypeOf(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kLong ? checkpoint::DType::kI64 : checkpoint::DType::kF32;
+  if (tensor.scalar_type() == at::kLong) return checkpoint::DType::kI64;
+  return tensor.scalar_type() == at::kBFloat16 ? checkpoint::DType::kBF16 : checkpoint::DType::kF32;
 }
 
 void WriteTensors(const std::string& path, const Tensors& tensors) {
@@ -125,9 +131,10 @@ struct Prepared {
   ParityCase spec;
   std::string folder;
   Graph graph;
-  ParameterSet parameters;
+  ParameterSet parameters, rounded;  // fp32; the same in bf16
   MicroBatch batch;
-  Tensors oracle;
+  Tensors oracle;                            // fp64, on the fp32 weights
+  Tensors rounded_oracle, rounded_computed;  // fp64 and transformers' own bf16, on the bf16 weights
   nlohmann::json summary;
 };
 
@@ -145,21 +152,28 @@ class ParityTest : public ::testing::TestWithParam<size_t> {
     ASSERT_EQ(std::system(command.c_str()), 0) << ReadText(root + ".log");
     for (Prepared& p : *prepared_) {
       p.oracle = ReadTensors(p.folder + "/oracle.safetensors");
+      p.rounded_oracle = ReadTensors(p.folder + "/bf16/oracle.safetensors");
+      p.rounded_computed = ReadTensors(p.folder + "/bf16/computed.safetensors");
       p.summary = nlohmann::json::parse(ReadText(p.folder + "/oracle.json"));
     }
   }
   static void TearDownTestSuite() { delete prepared_; }
 
   static Prepared Prepare(const ParityCase& spec, const std::string& folder) {
-    std::filesystem::create_directories(folder);
+    std::filesystem::create_directories(folder + "/bf16");
     auto graph = spec.llava ? BuildLlava(spec.config) : BuildQwen2(spec.config.text);
     EXPECT_TRUE(graph.ok()) << graph.status();
-    Prepared p{spec, folder, std::move(*graph), {}, {}, {}, {}};
+    Prepared p{spec, folder, std::move(*graph), {}, {}, {}, {}, {}, {}, {}};
     p.parameters = testing::RandomParameters(p.graph, 31, at::kFloat, Layout::kFlat);
+    p.rounded = testing::RandomParameters(p.graph, 31, at::kBFloat16, Layout::kFlat);
     p.batch = testing::RandomBatch(spec.config, spec.documents, 32);
     WriteModelFolder(folder, p.graph, p.parameters);
-    std::ofstream(folder + "/config.json")
-        << (spec.llava ? ToJson(spec.config, "float32") : ToJson(spec.config.text, "float32"));
+    WriteModelFolder(folder + "/bf16", p.graph, p.rounded);
+    const auto config = [&](const char* type) {
+      return spec.llava ? ToJson(spec.config, type) : ToJson(spec.config.text, type);
+    };
+    std::ofstream(folder + "/config.json") << config("float32");
+    std::ofstream(folder + "/bf16/config.json") << config("bfloat16");
     const MicroBatch& b = p.batch;
     Tensors inputs = {{"ids", b.ids_N},
                       {"starts", at::tensor(b.document_starts, at::kLong)},
@@ -209,6 +223,39 @@ TEST_P(ParityTest, TransformersWritesTheSameKeysAndConfiguration) {
   }
 }
 
+// Every tensor of the folder that transformers wrote has the bytes of the parameter it came from.
+void ExpectSameBits(const std::string& folder, const Graph& graph, const ParameterSet& parameters) {
+  const auto opened = checkpoint::SafetensorsFolder::Open(PosixFileSystem(), folder, {.require_sums = false});
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ((*opened)->tensors().size(), graph.params.size());
+  for (size_t i = 0; i < graph.params.size(); ++i) {
+    const std::string& name = graph.params[i].name;
+    const at::Tensor& written = parameters.tensors[i];
+    const checkpoint::TensorEntry* entry = (*opened)->Find(name);
+    ASSERT_NE(entry, nullptr) << name;
+    EXPECT_EQ(entry->dtype, TypeOf(written)) << name;
+    ASSERT_EQ(entry->bytes(), written.nbytes()) << name;
+    std::vector<std::byte> bytes(entry->bytes());
+    ASSERT_TRUE((*opened)->Read(name, 0, bytes).ok()) << name;
+    EXPECT_EQ(std::memcmp(bytes.data(), written.const_data_ptr(), bytes.size()), 0) << name;
+  }
+}
+
+TEST_P(ParityTest, WhatTransformersWritesBackIsEqualBitForBit) {
+  const Prepared& p = Case();
+  ExpectSameBits(p.folder + "/resaved", p.graph, p.parameters);
+  ExpectSameBits(p.folder + "/bf16/resaved", p.graph, p.rounded);
+}
+
+at::Tensor Logits(const Prepared& p, const ParameterSet& parameters, const PassResult& pass) {
+  const c10::NoGradGuard no_grad;
+  const std::vector<ParamId>& head = p.graph.nodes.back().params;
+  const at::Tensor last =
+      pass.values[p.graph.FindValue("llm.hidden." + std::to_string(p.spec.config.text.num_hidden_layers))];
+  return at::linear(ops::RmsNorm(last, parameters.tensors[head[0]], p.spec.config.text.rms_norm_eps),
+                    parameters.tensors[head[1]]);
+}
+
 TEST_P(ParityTest, HiddenStatesLogitsAndLossAgree) {
   const Prepared& p = Case();
   const PassResult pass = testing::RunPass(p.graph, p.parameters, p.batch, {.smoothing = kSmoothing});
@@ -221,13 +268,7 @@ TEST_P(ParityTest, HiddenStatesLogitsAndLossAgree) {
   }
   const int64_t layers = p.spec.config.text.num_hidden_layers;
   EXPECT_GE(compared, layers + (p.batch.counts.images > 0 ? p.spec.config.vision.num_hidden_layers + 1 : 0));
-  const c10::NoGradGuard no_grad;
-  const std::vector<ParamId>& head = p.graph.nodes.back().params;
-  const at::Tensor last = pass.values[p.graph.FindValue("llm.hidden." + std::to_string(layers))];
-  const at::Tensor logits =
-      at::linear(ops::RmsNorm(last, p.parameters.tensors[head[0]], p.spec.config.text.rms_norm_eps),
-                 p.parameters.tensors[head[1]]);
-  ExpectAgrees(logits, p.oracle.at("logits"), 0, "logits");
+  ExpectAgrees(Logits(p, p.parameters, pass), p.oracle.at("logits"), 0, "logits");
   EXPECT_NEAR(pass.loss, p.oracle.at("loss").item<double>(), 1e-5 * std::abs(pass.loss));
   // The mean cross-entropy that transformers' own loss function gives for the same labels.
   const double mean = -pass.values[p.graph.results[0]].to(at::kDouble).mean().item<double>();
@@ -253,6 +294,38 @@ TEST_P(ParityTest, EveryGradientAgrees) {
         continue;
       }
       ExpectAgrees(pass.gradients[i], found->second, 1e-7 * std::sqrt(squares), name);
+      ++compared;
+    }
+    EXPECT_EQ(compared, reached);
+  }
+}
+
+// A bf16 computation has no closer bound than another one of the same type: the error against fp64 on the same rounded
+// weights is at most twice that of transformers, beside the rounding of a result that is itself stored in bf16.
+TEST_P(ParityTest, InBf16ErrorsAreThoseOfTransformers) {
+  const Prepared& p = Case();
+  double squares = 0;
+  size_t reached = 0;
+  for (const auto& [name, tensor] : p.rounded_oracle) {
+    if (name.rfind("grad.", 0) == 0) squares += std::pow(Norm(tensor), 2), ++reached;
+  }
+  const auto expect_close = [&](const at::Tensor& got, const std::string& name, double absolute) {
+    const at::Tensor& truth = p.rounded_oracle.at(name);
+    ASSERT_EQ(got.sizes(), truth.sizes()) << name;
+    const double theirs = Norm(p.rounded_computed.at(name) - truth);
+    EXPECT_LE(Norm(got.to(at::kDouble) - truth), 2 * theirs + kBf16Rounding * Norm(truth) + absolute) << name;
+  };
+  for (const bool known : {false, true}) {
+    const PassResult pass = testing::RunPass(p.graph, p.rounded, p.batch,
+                                             {.known_coefficients = known, .frozen = {}, .smoothing = kSmoothing});
+    expect_close(Logits(p, p.rounded, pass), "logits", 0);
+    expect_close(at::full({1}, pass.loss, at::kDouble), "loss", 0);
+    size_t compared = 0;
+    for (size_t i = 0; i < p.graph.params.size(); ++i) {
+      const std::string name = "grad." + p.graph.params[i].name;
+      if (p.rounded_oracle.count(name) == 0) continue;
+      EXPECT_EQ(pass.gradients[i].scalar_type(), at::kBFloat16);
+      expect_close(pass.gradients[i], name, kBf16Noise * std::sqrt(squares));
       ++compared;
     }
     EXPECT_EQ(compared, reached);
