@@ -192,7 +192,8 @@ void CoordinatorMetrics::PointsStored(uint64_t points, uint64_t dropped) {
   registry_->Add("vlm_points_dropped_total", {}, static_cast<double>(dropped));
 }
 
-void CoordinatorMetrics::Sample(const Counts& counts, size_t queue, absl::Duration now) {
+void CoordinatorMetrics::Sample(const Counts& counts, const std::map<std::string, absl::Duration>& waited,
+                                size_t queue) {
   MutexLock lock(&mutex_);
   registry_->SetEach("vlm_jobs", "state", counts.jobs);
   registry_->SetEach("vlm_stages", "state", counts.stages);
@@ -204,17 +205,17 @@ void CoordinatorMetrics::Sample(const Counts& counts, size_t queue, absl::Durati
   registry_->Set("vlm_decision_queue", {}, static_cast<double>(queue));
   for (const auto& [cause, times] : counts.restarts) {
     uint64_t& seen = restarts_seen_[cause];
+    if (times <= seen) continue;
     registry_->Add("vlm_restarts_total", {{"cause", cause}}, static_cast<double>(times - seen));
     seen = times;
   }
-  if (sampled_ != -absl::InfiniteDuration()) {
-    for (const auto& [reason, stages] : queued_) {
-      registry_->Add("vlm_queue_wait_seconds_total", {{"reason", reason}},
-                     absl::ToDoubleSeconds(now - sampled_) * static_cast<double>(stages));
-    }
+  for (const auto& [reason, time] : waited) {
+    absl::Duration& seen = waited_seen_[reason];
+    // Two scrapes at once may bring their views in the other order.
+    if (time <= seen) continue;
+    registry_->Add("vlm_queue_wait_seconds_total", {{"reason", reason}}, absl::ToDoubleSeconds(time - seen));
+    seen = time;
   }
-  queued_ = counts.queued;
-  sampled_ = now;
 }
 
 std::vector<std::pair<std::string, std::string>> CoordinatorMetrics::RunningStages() const {

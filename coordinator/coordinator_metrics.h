@@ -41,8 +41,8 @@ class CoordinatorMetrics {
   void LogStored(uint64_t bytes, uint64_t dropped_bytes);
   void PointsStored(uint64_t points, uint64_t dropped);
 
-  // Gauges and what is derived from them, from the core's own counts. Called before each scrape.
-  void Sample(const Counts& counts, size_t queue, absl::Duration now);
+  // What the core counts: `counts` and `waited` of one moment of one Coordinator. Called before each scrape.
+  void Sample(const Counts& counts, const std::map<std::string, absl::Duration>& waited, size_t queue);
   // Attempts that run now: (job, stage).
   std::vector<std::pair<std::string, std::string>> RunningStages() const;
   void StageProgress(const std::string& job, const std::string& stage, const v1::Progress& progress);
@@ -66,8 +66,7 @@ class CoordinatorMetrics {
   mutable Mutex mutex_;
   std::map<std::string, StageAccount> stages_ ABSL_GUARDED_BY(mutex_);  // by stage_uid; unfinished ones
   std::map<std::string, uint64_t> restarts_seen_ ABSL_GUARDED_BY(mutex_);
-  std::map<std::string, int64_t> queued_ ABSL_GUARDED_BY(mutex_);  // at the last sample
-  absl::Duration sampled_ ABSL_GUARDED_BY(mutex_) = -absl::InfiniteDuration();
+  std::map<std::string, absl::Duration> waited_seen_ ABSL_GUARDED_BY(mutex_);
   int watchers_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

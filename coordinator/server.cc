@@ -254,13 +254,15 @@ class Server::Impl {
   void Sample() {
     struct Seen {
       Counts counts;
+      std::map<std::string, absl::Duration> waited;
       std::vector<std::pair<std::pair<std::string, std::string>, v1::Progress>> progress;
     };
     const auto running = metrics_->RunningStages();
     const absl::StatusOr<Seen> seen = loop_->ReadAndWait<Seen>(
-        [running](const Coordinator& core) {
+        [this, running](const Coordinator& core) {
           Seen result;
           result.counts = core.Count();
+          result.waited = core.Waited(clock_->Monotonic());
           for (const auto& stage : running) {
             absl::StatusOr<v1::Progress> progress = core.GetProgress(stage.first, stage.second);
             if (progress.ok()) result.progress.emplace_back(stage, *std::move(progress));
@@ -269,7 +271,7 @@ class Server::Impl {
         },
         kSampleTimeout);
     if (!seen.ok()) return;
-    metrics_->Sample(seen->counts, loop_->waiting(), clock_->Monotonic());
+    metrics_->Sample(seen->counts, seen->waited, loop_->waiting());
     for (const auto& [stage, progress] : seen->progress) metrics_->StageProgress(stage.first, stage.second, progress);
   }
 

@@ -45,6 +45,7 @@ absl::StatusOr<v1::Progress> Coordinator::GetProgress(std::string_view job_id, s
   return core_->GetProgress(job_id, stage);
 }
 Counts Coordinator::Count() const { return core_->Count(); }
+std::map<std::string, absl::Duration> Coordinator::Waited(absl::Duration now) const { return core_->Waited(now); }
 uint64_t Coordinator::epoch() const { return core_->epoch(); }
 uint64_t Coordinator::last_event() const { return core_->last_event(); }
 std::string Coordinator::NodeOf(uint64_t session) const { return core_->NodeOf(session); }
@@ -146,6 +147,7 @@ void Coordinator::Core::Resume() {
     switch (stage->record.state()) {
       case v1::STAGE_STATE_QUEUED:
         queue_.Add(KeyOf(*stage));
+        stage->waits_since = now();
         schedule_ = true;
         break;
       case v1::STAGE_STATE_BACKOFF:

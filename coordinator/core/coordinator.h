@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "coordinator/core/messages.h"
 #include "coordinator/core/options.h"
 #include "coordinator/core/row_keys.h"
@@ -62,6 +63,9 @@ class Coordinator {
   // Progress of an active stage (its newest beats). NOT_FOUND for an unknown job or stage.
   absl::StatusOr<v1::Progress> GetProgress(std::string_view job_id, std::string_view stage) const;
   Counts Count() const;
+  // Time that stages spent QUEUED since this start, those that wait at `now` (monotonic, not before the newest
+  // Handle) included; summed over stages, by what they waited for, in the words of Counts::queued.
+  std::map<std::string, absl::Duration> Waited(absl::Duration now) const;
   uint64_t epoch() const;
   uint64_t last_event() const;
   // The node of a session that was welcomed and not closed since; empty for another.

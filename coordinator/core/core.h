@@ -35,6 +35,7 @@ class Coordinator::Core {
   v1::ListNodesResponse ListNodes() const;
   absl::StatusOr<v1::Progress> GetProgress(std::string_view job_id, std::string_view stage) const;
   Counts Count() const;
+  std::map<std::string, absl::Duration> Waited(absl::Duration now) const;
   uint64_t epoch() const { return ledger_.meta.epoch(); }
   uint64_t last_event() const { return ledger_.meta.events(); }
   std::string NodeOf(uint64_t session) const;
@@ -140,6 +141,7 @@ class Coordinator::Core {
   std::vector<NodeOffer> Offers(const Job& job) const;
   void AskRootsFor(const Job& job);
   void TickRoots();
+  void CountWait(Stage* stage);  // adds its wait so far, for the reason it had
 
   // pool_calls.cc
   void On(const LeaseShards& input);
@@ -161,6 +163,7 @@ class Coordinator::Core {
   StageQueue queue_;
   std::map<std::string, RootNonce> roots_;
   std::map<std::string, uint64_t> restarts_;
+  std::map<std::string, absl::Duration> waited_;  // by reason; of waits that have ended or changed their reason
   std::string head_;           // "job/stage" that waits for what is running: those behind wait for it
   size_t live_jobs_ = 0;       // not final
   bool root_waiting_ = false;  // a stage waits for a worker to see its artifacts

@@ -39,6 +39,17 @@ absl::Status NoSuchJob(const std::string& job_id) {
   return absl::NotFoundError(absl::StrCat("no such job; `vlmctl list` shows them: ", job_id));
 }
 
+// Whether the stage's input is more than other stages' artifacts.
+bool ReadsDataRoot(const spec::Stage& stage) {
+  if (const auto* tokenizer = std::get_if<spec::TokenizerSettings>(&stage.settings)) {
+    return std::any_of(tokenizer->text.begin(), tokenizer->text.end(),
+                       [](const spec::TextRef& text) { return text.stage.empty(); });
+  }
+  const auto* index = std::get_if<spec::IndexSettings>(&stage.settings);
+  return index != nullptr && std::any_of(index->sources.begin(), index->sources.end(),
+                                         [](const spec::IndexSource& source) { return source.from.stage.empty(); });
+}
+
 JobEvent EventTowards(v1::JobState state) {
   switch (state) {
     case v1::JOB_STATE_RUNNING:
@@ -169,6 +180,7 @@ void Coordinator::Core::MakeStage(const spec::Stage& from, int32_t index, Job* j
   record.set_seed(from.seed);
   const Digest digest = spec::SemanticDigest(from);
   record.set_semantic_digest(std::string(digest.bytes.begin(), digest.bytes.end()));
+  record.set_reads_data_root(ReadsDataRoot(from));
   if (const auto* training = std::get_if<spec::TrainingSettings>(&from.settings)) {
     record.set_keep_last(static_cast<uint32_t>(training->checkpoint.keep_last));
     record.set_keep_every(static_cast<uint64_t>(training->checkpoint.keep_every));

@@ -68,7 +68,8 @@ struct Stage {
   WantedCall call;
   bool reuse_refused = false;  // looked at since this start, and it was not usable
   absl::Duration backoff_until;
-  std::string wait_kind;  // of a QUEUED stage, for gauges
+  std::string wait_kind;       // of a QUEUED stage; empty: behind another
+  absl::Duration waits_since;  // of wait_kind
 };
 
 struct Job {

@@ -32,6 +32,7 @@ void Coordinator::Core::Schedule() {
     stage->record.set_reason(decision.reason);
     if (stage->wait_kind != decision.kind) {
       // Stored when the kind changes only: numbers in the text change with every worker, for every stage.
+      CountWait(stage);
       stage->wait_kind = decision.kind;
       ledger_.Touch(*stage);
       ledger_.Event(stage->job, stage, "stage.waiting", decision.reason);
@@ -50,6 +51,22 @@ void Coordinator::Core::Schedule() {
     Stage* stage = ledger_.stages.at(uid);
     if (stage->record.state() == v1::STAGE_STATE_ACTIVE) FillVacancies(stage);
   }
+}
+
+void Coordinator::Core::CountWait(Stage* stage) {
+  waited_[stage->wait_kind.empty() ? "behind" : stage->wait_kind] += now() - stage->waits_since;
+  stage->waits_since = now();
+}
+
+std::map<std::string, absl::Duration> Coordinator::Core::Waited(absl::Duration now) const {
+  std::map<std::string, absl::Duration> waited = waited_;
+  for (const std::set<QueueKey>* keys : {&queue_.ready(), &queue_.parked()}) {
+    for (const QueueKey& key : *keys) {
+      const Stage& stage = *ledger_.stages.at(key.stage_uid);
+      waited[stage.wait_kind.empty() ? "behind" : stage.wait_kind] += now - stage.waits_since;
+    }
+  }
+  return waited;
 }
 
 // Root checks end by time, too: an answer that does not come, a new question after a failure.

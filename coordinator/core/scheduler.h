@@ -50,7 +50,6 @@ PlacementDecision DecidePlacement(const PlacementWish& wish, const std::vector<N
 
 // QUEUED stages in the order in which they are asked.
 struct QueueKey {
-  int32_t priority = 0;
   uint64_t sequence = 0;  // of the job
   int32_t stage = 0;      // in the job
   std::string stage_uid;

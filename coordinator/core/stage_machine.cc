@@ -15,6 +15,8 @@ namespace {
 // numerics gets a new number here, and nothing older is reused.
 constexpr std::string_view kComputationVersion = "kinds=1 order=1 packing=1 numerics=1";
 
+constexpr char kReadsDataRoot[] = "no reuse: it reads files below the data root, which may have changed";
+
 // Codes that the same call may not meet the next time.
 bool MayPass(const absl::Status& status) {
   switch (status.code()) {
@@ -35,7 +37,9 @@ std::string Text(const absl::Status& status) {
   return std::string(status.message().data(), status.message().size()).substr(0, kMessageBytesMax);
 }
 
-// SHA-256 over the semantic digest, the computation's version and every input's digest, in order.
+// SHA-256 over the semantic digest, the computation's version and every input's digest, in order. Files below a
+// worker's data root may change without a trace here, so that the key of a stage that reads them is its own; its
+// children's keys hold the digest of what it made of them.
 std::string StageKey(const Job& job, const Stage& stage) {
   Sha256 hash;
   hash.Update(std::string_view("vlm stage key 1\n"));
@@ -49,6 +53,7 @@ std::string StageKey(const Job& job, const Stage& stage) {
       if (other->record.name() == input) hash.Update(absl::StrCat("\n", input, " ", other->record.artifact_digest()));
     }
   }
+  if (stage.record.reads_data_root()) hash.Update(absl::StrCat("\nread by ", stage.record.stage_uid()));
   const Digest key = hash.Finish();
   return std::string(key.bytes.begin(), key.bytes.end());
 }
@@ -56,7 +61,7 @@ std::string StageKey(const Job& job, const Stage& stage) {
 }  // namespace
 
 QueueKey Coordinator::Core::KeyOf(const Stage& stage) const {
-  return {stage.job->record.priority(), stage.job->record.sequence(), stage.index, stage.record.stage_uid()};
+  return {stage.job->record.sequence(), stage.index, stage.record.stage_uid()};
 }
 
 void Coordinator::Core::UpdateBusy(Stage* stage) {
@@ -75,11 +80,15 @@ void Coordinator::Core::Fire(Stage* stage, StageEvent event, std::string reason)
   const auto next = Next(record.state(), event);
   VLM_CHECK(next.has_value(), absl::StrCat("stage ", record.name(), " in state ", Word(record.state()),
                                            " cannot take event ", static_cast<int>(event)));
-  if (record.state() == v1::STAGE_STATE_QUEUED) queue_.Remove(KeyOf(*stage));
+  if (record.state() == v1::STAGE_STATE_QUEUED) {
+    CountWait(stage);
+    queue_.Remove(KeyOf(*stage));
+  }
   record.set_state(*next);
   record.set_reason(reason);
   stage->call = WantedCall();
   stage->wait_kind.clear();
+  stage->waits_since = now();
   if (*next == v1::STAGE_STATE_QUEUED) queue_.Add(KeyOf(*stage));
   if (*next == v1::STAGE_STATE_ACTIVE && !record.has_started_at()) {
     *record.mutable_started_at() = Timestamp(ledger_.now.wall);
@@ -133,7 +142,9 @@ void Coordinator::Core::LookForReuse(Stage* stage) {
   ledger_.Touch(*stage);
   const v1::OutputRecord* candidate = ReuseCandidate(*stage);
   if (candidate == nullptr) {
-    Fire(stage, StageEvent::kReuseMissed, "its parents are done");
+    Fire(stage, StageEvent::kReuseMissed,
+         stage->record.reads_data_root() ? absl::StrCat("its parents are done; ", kReadsDataRoot)
+                                         : "its parents are done");
     return;
   }
   stage->record.set_reason(absl::StrCat("looks at the artifact of job ", candidate->job_id(), " for reuse"));
@@ -245,7 +256,8 @@ void Coordinator::Core::On(const ArtifactCommitted& input) {
   ledger_.outputs_by_key[record.stage_key()] = std::move(output);
   const bool cancelled = stage->job->record.intent() == v1::INTENT_CANCEL;
   Fire(stage, cancelled ? StageEvent::kCancelled : StageEvent::kPublished,
-       absl::StrCat("artifact ", input.response.digest().substr(0, 12)));
+       absl::StrCat("artifact ", input.response.digest().substr(0, 12), record.reads_data_root() ? "; " : "",
+                    record.reads_data_root() ? kReadsDataRoot : ""));
 }
 
 void Coordinator::Core::On(const StepCommitted& input) {

@@ -68,6 +68,29 @@ TEST(Job, TheFirstOfTheQueueIsNotOvertaken) {
   EXPECT_EQ(service.core().Count().queued["behind"], 1);
 }
 
+TEST(Job, TimeInTheQueueIsCountedByItsReason) {
+  ServiceHarness service;
+  const auto job = [](spec::Ranks ranks) { return ServiceHarness::Job({ServiceHarness::Gang("train", {}, ranks)}); };
+  service.Submit(job({1, 1}), "1");
+  EXPECT_EQ(service.Waited()["workers"], absl::ZeroDuration());
+  service.Advance(absl::Seconds(3));  // nobody is there
+  EXPECT_EQ(service.Waited()["workers"], absl::Seconds(3));
+  service.Connect(service.Hello("a"));
+  const std::string second = service.Submit(job({1, 1}), "2");
+  service.Submit(job({1, 1}), "3");
+  EXPECT_EQ(service.core().Count().queued, (std::map<std::string, int64_t>{{"behind", 1}, {"capacity", 1}}));
+  service.Jump(absl::Milliseconds(700));  // a scrape between two ticks
+  EXPECT_EQ(service.Waited()["workers"], absl::Seconds(3)) << "the first stage has left the queue";
+  EXPECT_EQ(service.Waited()["capacity"], absl::Milliseconds(700));
+  EXPECT_EQ(service.Waited()["behind"], absl::Milliseconds(700));
+  ASSERT_TRUE(service.Cancel(second).ok());  // the third is the first in the queue from here on
+  service.Jump(absl::Milliseconds(300));
+  EXPECT_EQ(service.Waited()["capacity"], absl::Seconds(1));
+  EXPECT_EQ(service.Waited()["behind"], absl::Milliseconds(700));
+  service.Restart();
+  EXPECT_EQ(service.Waited()["workers"] + service.Waited()["capacity"], absl::ZeroDuration());
+}
+
 TEST(Job, WhatCanNeverFitDoesNotBlockTheOthers) {
   ServiceHarness service;
   service.Connect(service.Hello("a", 1));
@@ -182,6 +205,81 @@ TEST(Job, AStageWithOtherSettingsIsNotReused) {
   std::get<spec::TrainingSettings>(job.stages[0].settings).train.length.steps = 200;
   const std::string second = service.Submit(job, "2");
   EXPECT_EQ(service.StageView(second, "train").state(), v1::STAGE_STATE_ACTIVE);
+}
+
+// A tokenizer over files of the data root, an index over files as well, and a stage that sees their artifacts only.
+spec::Job OverTheUsersFiles() {
+  spec::Stage tokens = ServiceHarness::Pool("tokens", 1);
+  tokens.kind = spec::StageKind::kTokenizer;
+  spec::TokenizerSettings tokenizer;
+  tokenizer.text = {{"", "made", {"train"}}, {"corpus.jsonl", "", {}}};
+  tokens.settings = tokenizer;
+  spec::Stage index = ServiceHarness::Pool("index", 1);
+  index.kind = spec::StageKind::kIndex;
+  index.needs = {"tokens"};
+  spec::IndexSettings sources;
+  sources.sources = {{"chats", {"chats/*.jsonl", "", ""}}};
+  index.settings = sources;
+  return ServiceHarness::Job({tokens, index, ServiceHarness::Gang("train", {"index"})});
+}
+
+TEST(Job, WhatReadsTheUsersFilesRunsAgainAndItsChildrenFollowWhatItMade) {
+  ServiceHarness service;
+  service.Connect(service.Hello("a"));
+  // Every stage is found complete, and its artifact has this digest.
+  const auto make = [&service](const std::string& id, const std::string& stage, const std::string& digest) {
+    const v1::Stage view = service.StageView(id, stage);
+    ASSERT_EQ(view.attempt_state(), v1::ATTEMPT_STATE_FENCING) << stage << ": " << view.reason();
+    service.Open(view.stage_uid(), view.fence(), 1, /*final=*/true);
+    ArtifactCommitted answer{view.stage_uid(), view.fence(), absl::OkStatus(), {}};
+    answer.response.set_digest(digest);
+    answer.response.set_folder("/artifacts/folder");
+    answer.response.set_step(1);
+    service.Feed(answer);
+  };
+  const auto wants_reuse = [&service] {
+    bool wanted = false;
+    for (const Effect& effect : service.TakeEffects()) wanted = wanted || std::holds_alternative<VerifyStep>(effect);
+    return wanted;
+  };
+  const std::string first = service.Submit(OverTheUsersFiles(), "1");
+  for (const std::string stage : {"tokens", "index", "train"}) make(first, stage, stage + " 1");
+  ASSERT_EQ(service.View(first).state(), v1::JOB_STATE_SUCCEEDED);
+
+  // The files' bytes are as before: what was made of them has the same digest, and training is reused.
+  const std::string same = service.Submit(OverTheUsersFiles(), "2");
+  make(same, "tokens", "tokens 1");
+  make(same, "index", "index 1");
+  EXPECT_TRUE(wants_reuse());
+  EXPECT_EQ(service.StageView(same, "train").state(), v1::STAGE_STATE_BLOCKED);
+  for (const std::string stage : {"tokens", "index"}) {
+    EXPECT_EQ(service.StageView(same, stage).state(), v1::STAGE_STATE_SUCCEEDED);
+    EXPECT_THAT(service.StageView(same, stage).reason(), HasSubstr("no reuse: it reads files below the data root"));
+  }
+  ASSERT_TRUE(service.Cancel(same).ok());
+
+  // One file has changed.
+  const std::string changed = service.Submit(OverTheUsersFiles(), "3");
+  make(changed, "tokens", "tokens 1");
+  make(changed, "index", "index 2");
+  EXPECT_FALSE(wants_reuse());
+  EXPECT_EQ(service.StageView(changed, "train").state(), v1::STAGE_STATE_ACTIVE);
+}
+
+TEST(Job, WhatReadsOtherStagesOnlyIsReused) {
+  ServiceHarness service;
+  service.Connect(service.Hello("a"));
+  spec::Job job = OverTheUsersFiles();
+  job.stages.resize(1);
+  std::get<spec::TokenizerSettings>(job.stages[0].settings).text.resize(1);
+  const std::string first = service.Submit(job, "1");
+  const v1::Stage made = service.StageView(first, "tokens");
+  service.Open(made.stage_uid(), made.fence(), 1, /*final=*/true);
+  service.Publish(made.stage_uid(), made.fence());
+  ASSERT_EQ(service.StageView(first, "tokens").state(), v1::STAGE_STATE_SUCCEEDED);
+  const std::string second = service.Submit(job, "2");
+  EXPECT_EQ(service.StageView(second, "tokens").state(), v1::STAGE_STATE_BLOCKED);
+  EXPECT_THAT(service.StageView(second, "tokens").reason(), HasSubstr(first));
 }
 
 TEST(Job, PagesOfTheListAreStable) {

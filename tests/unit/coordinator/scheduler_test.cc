@@ -86,18 +86,18 @@ TEST(DecidePlacement, PrefersGpusWhenNothingIsSaid) {
   EXPECT_EQ(DecidePlacement({1, 2, v1::DEVICE_KIND_CPU_SLOT}, offers).ranks.size(), 2u);
 }
 
-TEST(StageQueue, KeepsPriorityThenSubmission) {
+TEST(StageQueue, KeepsTheOrderOfSubmission) {
   StageQueue queue;
-  queue.Add({0, 2, 0, "late"});
-  queue.Add({0, 1, 1, "early"});
-  queue.Add({-1, 9, 0, "urgent"});
-  EXPECT_EQ(queue.ready().begin()->stage_uid, "urgent");
+  queue.Add({2, 0, "late"});
+  queue.Add({1, 1, "early"});
+  queue.Add({1, 0, "first"});
+  EXPECT_EQ(queue.ready().begin()->stage_uid, "first");
   EXPECT_EQ(std::next(queue.ready().begin())->stage_uid, "early");
-  queue.Park({-1, 9, 0, "urgent"});
+  queue.Park({1, 0, "first"});
   EXPECT_EQ(queue.ready().begin()->stage_uid, "early");
   EXPECT_EQ(queue.size(), 3u);
   queue.Unpark();
-  EXPECT_EQ(queue.ready().begin()->stage_uid, "urgent");
+  EXPECT_EQ(queue.ready().begin()->stage_uid, "first");
 }
 
 }  // namespace

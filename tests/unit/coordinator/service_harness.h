@@ -53,6 +53,7 @@ class ServiceHarness {
   v1::Stage StageView(const std::string& job_id, const std::string& stage) const;
   std::string AttemptOf(const std::string& job_id, const std::string& stage) const;
   Coordinator& core() { return *core_; }
+  std::map<std::string, absl::Duration> Waited() const { return core_->Waited(now_); }
 
   // What came out since the last Take*, in order.
   std::vector<Effect> TakeEffects() { return std::exchange(effects_, {}); }
