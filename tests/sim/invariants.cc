@@ -22,8 +22,10 @@ void Simulation::OnEvent(const v1::Event& event) {
   trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " ", event.sequence(), " ", event.job_id(), "/",
                                 event.stage(), " f", event.fence(), " ", event.kind(), ": ", event.reason()));
   if (trail_.size() > kTrailMax) trail_.erase(trail_.begin());
-  // What was stored and not told before a crash is read from the store, as a reconnecting client does.
-  while (last_event_ + 1 < event.sequence()) {
+  // What was stored and not told before a crash is read from the store, as a reconnecting client does. While the
+  // service runs, every event is told.
+  const bool reconnected = std::exchange(watch_reconnects_, false);
+  while (reconnected && last_event_ + 1 < event.sequence()) {
     const auto row = service_.store().Get(coordinator::kEventFamily, coordinator::EventKey(last_event_ + 1));
     v1::Event missed;
     if (!row.ok() || !row->has_value() || !missed.ParseFromString(**row) || missed.sequence() != last_event_ + 1) {
@@ -32,7 +34,7 @@ void Simulation::OnEvent(const v1::Event& event) {
     Watched(missed);
   }
   if (event.sequence() != last_event_ + 1) {
-    return Fail(absl::StrCat("the watch repeats: ", event.sequence(), " after ", last_event_));
+    return Fail(absl::StrCat("the watch repeats or has a gap: ", event.sequence(), " after ", last_event_));
   }
   Watched(event);
 }
@@ -154,10 +156,9 @@ void Simulation::CheckResults() {
     const v1::Job job = *service_.coordinator()->GetJob(submitted.job_id);
     if (job.state() == v1::JOB_STATE_SUCCEEDED) ++result_.succeeded;
     if (job.state() == v1::JOB_STATE_CANCELLED) ++result_.cancelled;
-    if (job.state() == v1::JOB_STATE_CANCELLED && submitted.cancelled) continue;
+    // A lost answer to a cancel leaves us not knowing; a cancelled job is then right, too.
+    if (job.state() == v1::JOB_STATE_CANCELLED && submitted.cancel_sent) continue;
     if (submitted.cancelled || job.state() != v1::JOB_STATE_SUCCEEDED) {
-      // A lost answer to a cancel leaves us not knowing; a cancelled job is then right, too.
-      if (job.state() == v1::JOB_STATE_CANCELLED) continue;
       Fail(absl::StrCat("job ", job.job_id(), " ended in state ", static_cast<int>(job.state()), ": ", job.reason()));
       continue;
     }

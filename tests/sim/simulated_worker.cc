@@ -7,6 +7,12 @@
 #include "base/check.h"
 
 namespace vlm::sim {
+namespace {
+
+// A write is on disk only after this; a crash before that loses it. Equal for all, so that they keep their order.
+constexpr absl::Duration kDiskWrite = absl::Milliseconds(2);
+
+}  // namespace
 
 SimulatedWorker::SimulatedWorker(World* world, int index, int slots)
     : world_(world), node_id_(absl::StrCat("node-", index)), slots_(slots) {}
@@ -183,17 +189,19 @@ void SimulatedWorker::Carry(const worker::Output& output) {
     queue->After(absl::Milliseconds(1), "trainer.message",
                  [trainer = process->second.trainer, message = to_trainer->message] { trainer->FromWorker(message); });
   } else if (const auto* store = std::get_if<worker::StoreResult>(&output)) {
-    stored_results_[store->rank] = store->result;
-    Soon(absl::Milliseconds(2), "worker.stored", [this, rank = store->rank] { Feed(worker::ResultStored{rank}); });
+    Soon(kDiskWrite, "worker.stored", [this, stored = *store] {
+      stored_results_[stored.rank] = stored.result;
+      Feed(worker::ResultStored{stored.rank});
+    });
   } else if (const auto* remove = std::get_if<worker::RemoveResult>(&output)) {
-    stored_results_.erase(remove->rank);
+    Soon(kDiskWrite, "worker.removed", [this, rank = remove->rank] { stored_results_.erase(rank); });
   } else if (const auto* read = std::get_if<worker::ReadNonce>(&output)) {
     Soon(absl::Milliseconds(2), "worker.nonce", [this, check = read->check] {
       const bool seen = world_->files->Stat(absl::StrCat(check.root(), "/", check.nonce_file())).ok();
       Feed(worker::RootRead{check.root(), seen ? "" : "no such file"});
     });
   } else if (const auto* epoch = std::get_if<worker::StoreEpoch>(&output)) {
-    epoch_seen_ = epoch->epoch;
+    Soon(kDiskWrite, "worker.epoch", [this, seen = epoch->epoch] { epoch_seen_ = seen; });
   } else if (const auto* note = std::get_if<worker::Note>(&output)) {
     queue->Trace(note->text);
   }

@@ -15,12 +15,19 @@ namespace {
 
 spec::RetryRule Unlimited(absl::Duration base) { return {std::nullopt, base, 2, absl::Seconds(5)}; }
 
-// Faults come in any number here, so no budget may end a job: budgets have tests of their own.
+// Faults come in any number here, so no budget may end a job that nobody retries.
 std::map<spec::FailureClass, spec::RetryRule> GenerousRules() {
   std::map<spec::FailureClass, spec::RetryRule> rules;
   for (int number = 1; number <= 12; ++number) {
     rules[static_cast<spec::FailureClass>(number)] = Unlimited(absl::Milliseconds(number % 3 == 0 ? 500 : 0));
   }
+  return rules;
+}
+
+// Some failures end the job at once, others soon.
+std::map<spec::FailureClass, spec::RetryRule> StrictRules() {
+  std::map<spec::FailureClass, spec::RetryRule> rules = GenerousRules();
+  for (auto& [failure, rule] : rules) rule.limit = static_cast<int>(failure) % 3;
   return rules;
 }
 
@@ -139,6 +146,12 @@ void Simulation::PlanJobs() {
       job.stages.back().needs = {"make", "train"};
       for (spec::Stage& stage : job.stages) stage.seed = i;
     }
+    submitted.retries = queue_.Chance(0.3);
+    if (submitted.retries) {
+      job.retry = StrictRules();
+      job.no_progress_restarts_max = 2;
+      queue_.After(absl::Seconds(1), "client.look", [this, i] { RetryWhenFailed(i); });
+    }
     submitted.yaml = absl::StrCat("name: ", job.name, " # ", i);
     jobs_.push_back(std::move(submitted));
     const absl::Duration when = repeat ? absl::Seconds(40) : queue_.Between(absl::ZeroDuration(), absl::Seconds(15));
@@ -176,6 +189,7 @@ void Simulation::Submit(size_t index) {
 
 void Simulation::Cancel(size_t index) {
   if (jobs_[index].job_id.empty() || !service_.up()) return;
+  jobs_[index].cancel_sent = true;
   service_.CallCoordinator(
       [this, index](uint64_t call) {
         coordinator::CancelJob cancel{call, {}, "client"};
@@ -186,6 +200,25 @@ void Simulation::Cancel(size_t index) {
         if (!reply.status.ok()) return Fail(absl::StrCat("a cancel was refused: ", reply.status.ToString()));
         const v1::JobState state = std::get<v1::CancelJobResponse>(reply.response).state();
         jobs_[index].cancelled = state == v1::JOB_STATE_CANCELLED || state == v1::JOB_STATE_CANCELLING;
+      });
+}
+
+void Simulation::RetryWhenFailed(size_t index) {
+  queue_.After(absl::Seconds(1), "client.look", [this, index] { RetryWhenFailed(index); });
+  if (jobs_[index].job_id.empty() || !service_.up()) return;
+  const absl::StatusOr<v1::Job> job = service_.coordinator()->GetJob(jobs_[index].job_id);
+  if (!job.ok() || job->state() != v1::JOB_STATE_FAILED) return;
+  ++result_.retries;
+  service_.CallCoordinator(
+      [this, index](uint64_t call) {
+        coordinator::RetryJob retry{call, {}, "client"};
+        retry.request.set_job_id(jobs_[index].job_id);
+        return coordinator::Input(retry);
+      },
+      [this](const coordinator::Reply& reply) {
+        // An earlier retry may have been heard late.
+        if (reply.status.ok() || reply.status.code() == absl::StatusCode::kFailedPrecondition) return;
+        Fail(absl::StrCat("a retry was refused: ", reply.status.ToString()));
       });
 }
 
@@ -257,6 +290,7 @@ void Simulation::FaultOnTrainer() {
 void Simulation::RestartService(absl::Duration after) {
   queue_.After(after, "service.start", [this] {
     if (service_.up()) return;
+    watch_reconnects_ = true;
     service_.Start();
     CheckAcknowledged();
   });
@@ -278,8 +312,8 @@ bool Simulation::AllFinal() const {
     const absl::StatusOr<v1::Job> job = service_.coordinator()->GetJob(submitted.job_id);
     if (!job.ok()) return false;
     const v1::JobState state = job->state();
-    if (state != v1::JOB_STATE_SUCCEEDED && state != v1::JOB_STATE_FAILED && state != v1::JOB_STATE_CANCELLED)
-      return false;
+    if (state == v1::JOB_STATE_FAILED && !submitted.retries) continue;  // CheckResults says so
+    if (state != v1::JOB_STATE_SUCCEEDED && state != v1::JOB_STATE_CANCELLED) return false;
   }
   return true;
 }

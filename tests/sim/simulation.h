@@ -29,6 +29,7 @@ struct SimulationResult {
   std::string trail;      // the last events of the log, for people
   absl::Duration ended;   // virtual
   int64_t succeeded = 0, cancelled = 0, reused_stages = 0, attempts = 0, worker_losses = 0, restarts = 0;
+  int64_t retries = 0;  // by the client
 };
 
 class Simulation final : public ServiceListener {
@@ -49,13 +50,16 @@ class Simulation final : public ServiceListener {
   struct Submitted {
     spec::Job job;
     std::string yaml;
-    std::string job_id;  // once acknowledged
-    bool cancelled = false;
+    std::string job_id;        // once acknowledged
+    bool retries = false;      // its budgets are small, and the client retries it whenever it has failed
+    bool cancel_sent = false;  // perhaps unanswered
+    bool cancelled = false;    // as answered
   };
 
   void PlanJobs();
   void Submit(size_t index);
   void Cancel(size_t index);
+  void RetryWhenFailed(size_t index);
   void PlanFaults();
   void OneFault();
   void FaultOnTrainer();
@@ -83,6 +87,7 @@ class Simulation final : public ServiceListener {
   std::vector<Submitted> jobs_;
   std::map<std::string, StagePlan> plans_;  // by the job's name
   uint64_t last_event_ = 0;
+  bool watch_reconnects_ = false;           // the service has started anew, and nothing was told since
   std::map<std::string, uint64_t> opened_;  // stage_uid -> highest fence that was answered OK
   std::map<std::pair<std::string, uint32_t>, uint64_t> shard_winners_;  // acknowledged lease by shard
   std::set<uint64_t> lease_ids_;
