@@ -14,6 +14,14 @@ void Append(std::vector<T>* to, std::vector<T> from) {
   to->insert(to->end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
 }
 
+template <typename T>
+void Move(std::deque<T>* from, size_t most, std::vector<T>* to) {
+  for (; most > 0 && !from->empty(); --most) {
+    to->push_back(std::move(from->front()));
+    from->pop_front();
+  }
+}
+
 absl::Status Stopped() { return absl::UnavailableError("the coordinator is stopping"); }
 
 }  // namespace
@@ -46,9 +54,10 @@ void DecisionLoop::Stop() {
   }
   if (decider_.joinable()) decider_.join();
   if (syncer_.joinable()) syncer_.join();
-  std::deque<Item> dropped;  // their destructors may answer callers: not under the lock
+  std::deque<Item> dropped, dropped_calls;  // their destructors may answer callers: not under the lock
   MutexLock lock(&mutex_);
-  dropped.swap(items_);
+  dropped.swap(messages_);
+  dropped_calls.swap(calls_);
 }
 
 void DecisionLoop::Enqueue(const std::function<Input(uint64_t call)>& make, std::function<void(const Reply&)> done) {
@@ -60,23 +69,21 @@ void DecisionLoop::Enqueue(const std::function<Input(uint64_t call)>& make, std:
 }
 
 absl::Status DecisionLoop::AddCall(Item item) {
-  item.call = true;
   MutexLock lock(&mutex_);
   if (stopping_) return Stopped();
-  if (calls_waiting_ >= options_.calls_max) {
+  if (calls_.size() >= options_.calls_max) {
     deps_.metrics->CallRefused();
     return absl::ResourceExhaustedError("the coordinator has too many calls waiting; try again in 200 ms");
   }
-  ++calls_waiting_;
-  items_.push_back(std::move(item));
+  calls_.push_back(std::move(item));
   arrived_.NotifyOne();
   return absl::OkStatus();
 }
 
 bool DecisionLoop::FromSession(Input input) {
   MutexLock lock(&mutex_);
-  if (stopping_ || items_.size() >= options_.messages_max) return false;
-  items_.push_back({std::move(input), nullptr, nullptr, nullptr, false});
+  if (stopping_ || messages_.size() >= options_.messages_max) return false;
+  messages_.push_back({std::move(input), nullptr, nullptr, nullptr});
   arrived_.NotifyOne();
   return true;
 }
@@ -84,7 +91,7 @@ bool DecisionLoop::FromSession(Input input) {
 void DecisionLoop::Tell(Input input) {
   MutexLock lock(&mutex_);
   if (stopping_) return;
-  items_.push_back({std::move(input), nullptr, nullptr, nullptr, false});
+  messages_.push_back({std::move(input), nullptr, nullptr, nullptr});
   arrived_.NotifyOne();
 }
 
@@ -97,13 +104,13 @@ absl::Status DecisionLoop::Read(std::function<void(const Coordinator&)> look, st
 
 size_t DecisionLoop::waiting() const {
   MutexLock lock(&mutex_);
-  return items_.size();
+  return calls_.size() + messages_.size();
 }
 
-bool DecisionLoop::Take(std::vector<Item>* items) {
+bool DecisionLoop::Take(std::vector<Item>* items, bool* all_heard) {
   items->clear();
   MutexLock lock(&mutex_);
-  while (!stopping_ && items_.empty()) {
+  while (!stopping_ && messages_.empty() && (calls_.empty() || next_.has_value())) {
     const absl::Duration wake = deps_.core->NextWake();
     if (wake == absl::InfiniteDuration()) {
       arrived_.Wait(&mutex_);
@@ -113,17 +120,16 @@ bool DecisionLoop::Take(std::vector<Item>* items) {
     if (wait <= absl::ZeroDuration()) break;
     arrived_.WaitFor(&mutex_, wait);
   }
-  while (!items_.empty() && items->size() < options_.batch_max) {
-    calls_waiting_ -= items_.front().call;
-    items->push_back(std::move(items_.front()));
-    items_.pop_front();
-  }
+  Move(&messages_, options_.batch_max, items);
+  *all_heard = messages_.empty();
+  if (!next_.has_value()) Move(&calls_, options_.batch_max, items);
   return !stopping_;
 }
 
 void DecisionLoop::Decide() {
   std::vector<Item> items;
-  while (Take(&items)) {
+  bool all_heard = false;
+  while (Take(&items, &all_heard)) {
     const absl::Duration begun = deps_.clock->Monotonic();
     Batch batch;
     for (Item& item : items) {
@@ -135,7 +141,7 @@ void DecisionLoop::Decide() {
       }
     }
     // Time passes for the core only after every message that has arrived was seen.
-    if (items.size() < options_.batch_max && deps_.clock->Monotonic() >= deps_.core->NextWake()) {
+    if (all_heard && deps_.clock->Monotonic() >= deps_.core->NextWake()) {
       Apply(TimePassed{}, nullptr, &batch);
     }
     deps_.metrics->Decided(items.size(), deps_.clock->Monotonic() - begun);
@@ -154,9 +160,14 @@ void DecisionLoop::Apply(const Input& input, std::function<void(const Reply&)> d
 
 bool DecisionLoop::HandOver(Batch batch) {
   MutexLock lock(&mutex_);
-  while (!stopping_ && next_.has_value()) handed_.Wait(&mutex_);
+  while (!stopping_ && next_.has_value() && next_->size() >= options_.messages_max) handed_.Wait(&mutex_);
   if (stopping_) return false;
-  next_ = std::move(batch);
+  if (!next_.has_value()) next_.emplace();
+  Append(&next_->outputs.writes, std::move(batch.outputs.writes));
+  Append(&next_->outputs.events, std::move(batch.outputs.events));
+  Append(&next_->outputs.effects, std::move(batch.outputs.effects));
+  Append(&next_->answers, std::move(batch.answers));
+  Append(&next_->thens, std::move(batch.thens));
   handed_.NotifyAll();
   return true;
 }
@@ -171,6 +182,7 @@ void DecisionLoop::Sync() {
       batch = *std::move(next_);
       next_.reset();
       handed_.NotifyAll();
+      arrived_.NotifyAll();
     }
     if (!batch.outputs.writes.empty()) {
       const absl::Duration begun = deps_.clock->Monotonic();

@@ -1,9 +1,10 @@
 // The thread that owns the coordinator's core, and the one that makes its decisions durable.
 //
-// Events wait in a bounded queue; the decision thread applies up to 64 of them to the core and hands their
-// outputs, as one batch, to the sync thread, which commits it (one synced write) and only then lets answers,
-// events and effects leave. While batch k is synced, batch k+1 is decided. A store that fails ends the process:
-// memory is ahead of the disk.
+// Events wait in bounded queues; the decision thread applies up to 64 of each to the core and hands their outputs, as
+// one batch, to the sync thread, which commits it (one synced write) and only then lets answers, events and effects
+// leave. While batch k is synced, batch k+1 is decided. Then calls wait; what workers say and the passing of time do
+// not, and their outputs join batch k+1: however slow the store, a heartbeat is heard when it comes, and no lease ends
+// that was renewed. A store that fails ends the process: memory is ahead of the disk.
 #ifndef VLM_COORDINATOR_DECISION_LOOP_H_
 #define VLM_COORDINATOR_DECISION_LOOP_H_
 
@@ -26,9 +27,11 @@
 namespace vlm::coordinator {
 
 struct DecisionLoopOptions {
-  size_t calls_max = 1024;     // of people and ranks that wait; more are RESOURCE_EXHAUSTED
-  size_t messages_max = 8192;  // of workers that wait; more end their session, which begins again with Hello
-  size_t batch_max = 64;       // events in one write
+  size_t calls_max = 1024;  // of people and ranks that wait; more are RESOURCE_EXHAUSTED
+  // Of workers that wait; more end their session, which begins again with Hello. Also the outputs (rows and effects)
+  // that join a batch while another is synced; with more, messages wait for the store, too.
+  size_t messages_max = 8192;
+  size_t batch_max = 64;  // calls, and messages, that are decided at once
 };
 
 // All must outlive the loop. The functions run on the sync thread, after what they tell of is durable.
@@ -110,12 +113,12 @@ class DecisionLoop {
     std::function<void(const Reply&)> done;
     std::function<void(const Coordinator&)> look;
     std::function<void()> then;
-    bool call = false;  // counted against calls_max
   };
   struct Batch {
     Outputs outputs;
     std::vector<std::pair<std::function<void(const Reply&)>, Reply>> answers;
     std::vector<std::function<void()>> thens;
+    size_t size() const { return outputs.writes.size() + outputs.effects.size(); }
     bool empty() const {
       return outputs.writes.empty() && outputs.events.empty() && outputs.effects.empty() && answers.empty() &&
              thens.empty();
@@ -124,10 +127,11 @@ class DecisionLoop {
 
   void Enqueue(const std::function<Input(uint64_t call)>& make, std::function<void(const Reply&)> done);
   absl::Status AddCall(Item item);
-  void Decide();                        // the decision thread
-  bool Take(std::vector<Item>* items);  // waits; false after Stop
+  void Decide();  // the decision thread
+  // Waits; false after Stop. `*all_heard`: no message is left.
+  bool Take(std::vector<Item>* items, bool* all_heard);
   void Apply(const Input& input, std::function<void(const Reply&)> done, Batch* batch);
-  bool HandOver(Batch batch);  // waits for the sync thread to take the one before; false after Stop
+  bool HandOver(Batch batch);  // waits only while too much waits for the sync thread; false after Stop
   void Sync();                 // the sync thread
   void Release(Batch* batch);
   Now CurrentTime() const { return {deps_.clock->Monotonic(), deps_.clock->Wall()}; }
@@ -137,11 +141,11 @@ class DecisionLoop {
   std::atomic<uint64_t> next_call_ = 1;
 
   mutable Mutex mutex_;
-  CondVar arrived_;  // items or stop
-  CondVar handed_;   // next_ set or taken, or stop
-  std::deque<Item> items_ ABSL_GUARDED_BY(mutex_);
-  size_t calls_waiting_ ABSL_GUARDED_BY(mutex_) = 0;
-  std::optional<Batch> next_ ABSL_GUARDED_BY(mutex_);
+  CondVar arrived_;                                    // calls, messages or stop; next_ taken
+  CondVar handed_;                                     // next_ set or taken, or stop
+  std::deque<Item> calls_ ABSL_GUARDED_BY(mutex_);     // taken only while there is no next_
+  std::deque<Item> messages_ ABSL_GUARDED_BY(mutex_);  // of workers, answers to effects, hints
+  std::optional<Batch> next_ ABSL_GUARDED_BY(mutex_);  // waits for the sync thread
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread decider_;
