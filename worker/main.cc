@@ -138,10 +138,13 @@ void AddOptions(CLI::App* app, Flags* flags) {
       ->check(CLI::Range(1, 1024));
   app->add_option("--threads-per-slot", flags->threads_per_slot, "Compute threads of a rank")
       ->check(CLI::Range(1, 1024));
-  app->add_option("--cpus", flags->cpus, "Processors that ranks may use, as numbers separated by commas")
+  app->add_option("--cpus", flags->cpus,
+                  "Processors for ranks, as numbers separated by commas: each slot gets as many of its own as it has "
+                  "threads, in this order; shared by all when there are too few (default: ranks are not pinned)")
       ->delimiter(',')
       ->check(CLI::Range(0, 1023));
-  app->add_option("--data-root", flags->data_roots, "Folder with data; relative paths start at the first");
+  app->add_option("--data-root", flags->data_roots,
+                  "Folder below which jobs may read data, repeatable; relative paths start at the first");
   app->add_option("--artifact-root", flags->artifact_roots, "Folder below which jobs may keep artifacts");
   app->add_option("--metrics-address", flags->metrics_address, "Where /metrics is served; loopback only");
   app->add_option("--frozen-after", flags->frozen_after_seconds, "Seconds without a rank's beat before it is killed")

@@ -166,14 +166,18 @@ absl::Status StateDir::RemoveResult(const RankKey& key) {
   return RemoveRow(path_ + std::string(kResults) + "/" + ResultName(key.attempt_id, key.rank));
 }
 
-absl::StatusOr<std::vector<ProcessName>> StateDir::LoadProcesses() const {
+absl::StatusOr<std::vector<ProcessName>> StateDir::LoadProcesses() {
   std::vector<ProcessName> processes;
   const std::string folder = path_ + std::string(kProcesses);
   VLM_ASSIGN_OR_RETURN(const std::vector<std::string> names, Rows(folder));
   for (const std::string& name : names) {
-    const absl::StatusOr<Json> json = ReadJson(folder + "/" + name);
+    const std::string path = folder + "/" + name;
+    const absl::StatusOr<Json> json = ReadJson(path);
     VLM_RETURN_IF_ERROR(json.status());
-    if (json->value("boot_id", "") != ReadBootId()) continue;  // the machine has restarted: it is gone
+    if (json->value("boot_id", "") != ReadBootId()) {  // the machine has restarted: the process is gone
+      VLM_RETURN_IF_ERROR(RemoveRow(path));
+      continue;
+    }
     processes.push_back({.pid = json->value("pid", 0), .start_ticks = json->value("start_ticks", uint64_t{0})});
   }
   return processes;

@@ -47,7 +47,7 @@ class StateDir {
   absl::Status RemoveResult(const RankKey& key);
 
   // Processes of ranks, for the sweep of the next incarnation.
-  absl::StatusOr<std::vector<ProcessName>> LoadProcesses() const;  // of this boot only
+  absl::StatusOr<std::vector<ProcessName>> LoadProcesses();  // of this boot; rows of an earlier one are removed
   absl::Status StoreProcess(const ProcessName& name);
   absl::Status RemoveProcess(int pid);
 

@@ -260,6 +260,8 @@ rpc::ServiceRegistry TrainerService::Registry() {
   AddCall<v1::ListShardsRequest, v1::ListShardsResponse>(std::string(kData) + "ListShards", &registry);
   AddCall<v1::BeginStepRequest, v1::BeginStepResponse>(std::string(kCheckpoint) + "BeginStep", &registry);
   AddCall<v1::AddPartRequest, v1::AddPartResponse>(std::string(kCheckpoint) + "AddPart", &registry);
+  // Fence 0 would delete a finished step: only a rank's own fence passes, which gives up its attempt's step.
+  AddCall<v1::DeleteStepRequest, v1::DeleteStepResponse>(std::string(kCheckpoint) + "DeleteStep", &registry);
   AddCall<v1::GetStepRequest, v1::GetStepResponse>(std::string(kCheckpoint) + "GetStep", &registry);
   AddCall<v1::GetLatestRequest, v1::GetLatestResponse>(std::string(kCheckpoint) + "GetLatest", &registry);
   return registry;

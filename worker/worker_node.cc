@@ -19,6 +19,7 @@
 #include "worker/persistent_stream.h"
 #include "worker/process_supervisor.h"
 #include "worker/root_check.h"
+#include "worker/slot_cpus.h"
 #include "worker/state_dir.h"
 #include "worker/telemetry_shipper.h"
 #include "worker/trainer_service.h"
@@ -306,7 +307,7 @@ class WorkerNode::Impl {
     supervisor_->Start({.program = options_.trainer,
                         .arguments = {},
                         .environment = Environment(spawn, *token),
-                        .cpus = options_.cpus},
+                        .cpus = SlotCpus(options_.cpus, options_.devices, spawn.device)},
                        Events(spawn.rank));
   }
 

@@ -21,7 +21,9 @@ struct WorkerNodeOptions {
   std::vector<v1::Device> devices;  // what is offered
   std::vector<std::string> data_roots;
   std::vector<std::string> artifact_roots;
-  std::vector<int> cpus;                 // ranks are kept on them, shared; empty: everywhere
+  // Divided among the devices by their threads (worker/slot_cpus.h). Empty: ranks run wherever this process may.
+  // Nothing is pinned unasked: workers of one machine do not know of each other and would all choose the same ones.
+  std::vector<int> cpus;
   std::vector<std::string> environment;  // "NAME=value" passed to trainers beside our own variables
   std::string gpu_lock_folder = "/run/lock";
   std::string build;  // version, for display and comparison

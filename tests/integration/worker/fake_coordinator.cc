@@ -80,6 +80,20 @@ void FakeCoordinator::AcknowledgeResults(bool yes) {
   acknowledge_results_ = yes;
 }
 
+template <typename Request, typename Response>
+void FakeCoordinator::AddCheckpointCall(const std::string& name, rpc::ServiceRegistry* registry) {
+  registry->AddUnary<Request, Response>("/vlm.v1.CheckpointService/" + name,
+                                        [this, name](const rpc::CallContext&, const Request&,
+                                                     const std::function<void(absl::StatusOr<Response>)>& respond) {
+                                          {
+                                            MutexLock lock(&mutex_);
+                                            checkpoint_calls_.push_back(name);
+                                            changed_.NotifyAll();
+                                          }
+                                          respond(Response());
+                                        });
+}
+
 rpc::ServiceRegistry FakeCoordinator::Registry() {
   rpc::ServiceRegistry registry;
   registry.streams["/vlm.v1.WorkerService/Session"] = [this](const rpc::CallContext&,
@@ -110,12 +124,14 @@ rpc::ServiceRegistry FakeCoordinator::Registry() {
         lease->set_lease_id(4000 + request.rank());
         respond(response);
       });
-  registry.AddUnary<v1::GetLatestRequest, v1::GetLatestResponse>(
-      "/vlm.v1.CheckpointService/GetLatest",
-      [](const rpc::CallContext&, const v1::GetLatestRequest&,
-         const std::function<void(absl::StatusOr<v1::GetLatestResponse>)>& respond) {
-        respond(v1::GetLatestResponse());
-      });
+  AddCheckpointCall<v1::OpenAttemptRequest, v1::OpenAttemptResponse>("OpenAttempt", &registry);
+  AddCheckpointCall<v1::BeginStepRequest, v1::BeginStepResponse>("BeginStep", &registry);
+  AddCheckpointCall<v1::CommitArtifactRequest, v1::CommitArtifactResponse>("CommitArtifact", &registry);
+  AddCheckpointCall<v1::GetStepRequest, v1::GetStepResponse>("GetStep", &registry);
+  AddCheckpointCall<v1::ListStepsRequest, v1::ListStepsResponse>("ListSteps", &registry);
+  AddCheckpointCall<v1::GetLatestRequest, v1::GetLatestResponse>("GetLatest", &registry);
+  AddCheckpointCall<v1::DeleteStepRequest, v1::DeleteStepResponse>("DeleteStep", &registry);
+  AddCheckpointCall<v1::VerifyStepRequest, v1::VerifyStepResponse>("VerifyStep", &registry);
   registry.AddUnary<v1::AddPartRequest, v1::AddPartResponse>(
       "/vlm.v1.CheckpointService/AddPart",
       [this](const rpc::CallContext&, const v1::AddPartRequest& request,
@@ -310,6 +326,11 @@ size_t FakeCoordinator::parts() {
 std::vector<v1::SessionRequest> FakeCoordinator::requests() {
   MutexLock lock(&mutex_);
   return requests_;
+}
+
+std::vector<std::string> FakeCoordinator::checkpoint_calls() {
+  MutexLock lock(&mutex_);
+  return checkpoint_calls_;
 }
 
 }  // namespace vlm::worker

@@ -45,11 +45,14 @@ class FakeCoordinator {
   std::string log();
   size_t parts();
   std::vector<v1::SessionRequest> requests();
+  std::vector<std::string> checkpoint_calls();  // names of methods other than AddPart, in order
 
  private:
   class SessionReceiver;
   class TelemetryReceiver;
   rpc::ServiceRegistry Registry();
+  template <typename Request, typename Response>
+  void AddCheckpointCall(const std::string& name, rpc::ServiceRegistry* registry);
   void OnSession(const std::shared_ptr<rpc::Stream>& stream, const v1::SessionRequest& message);
   void OnTelemetry(const std::shared_ptr<rpc::Stream>& stream, const v1::ShipTelemetryRequest& request, size_t bytes);
   void SendOn(const std::shared_ptr<rpc::Stream>& stream, v1::SessionResponse message);
@@ -70,6 +73,7 @@ class FakeCoordinator {
   std::map<int32_t, std::string> logs_;
   std::vector<v1::MetricPoint> points_;
   std::vector<v1::AddPartRequest> parts_;
+  std::vector<std::string> checkpoint_calls_;
 };
 
 }  // namespace vlm::worker

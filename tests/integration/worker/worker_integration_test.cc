@@ -1,7 +1,9 @@
 // vlm-worker as a process, against a coordinator played by the test and a scripted trainer.
 #include <arpa/inet.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -14,6 +16,7 @@
 
 #include "base/file_system.h"
 #include "base/mutex.h"
+#include "checkpoint/client/checkpoint_client.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/token.h"
 #include "tests/integration/worker/fake_coordinator.h"
@@ -421,6 +424,93 @@ TEST_F(WorkerIntegrationTest, TheTrainersSocketWantsAnAttemptToken) {
   }
   const auto open = rpc::CallAndWait(channel->get(), "/vlm.v1.CheckpointService/OpenAttempt", "", {});
   EXPECT_TRUE(absl::IsUnimplemented(open.status())) << "no trainer's business";
+}
+
+TEST_F(WorkerIntegrationTest, PassesOnWhatATrainersCheckpointClientCallsForItsOwnAttempt) {
+  Connect();
+  coordinator_->Assign(5, {"environment print end wait"});
+  ASSERT_TRUE(coordinator_->WaitForLog("end\n"));
+  const std::string log = coordinator_->log();
+  const std::string name = "env VLM_ATTEMPT_TOKEN=";
+  const size_t at = log.find(name);
+  ASSERT_NE(at, std::string::npos);
+  const std::string token = log.substr(at + name.size(), log.find('\n', at) - at - name.size());
+  const auto channel = rpc::NewGrpcChannel(
+      {.address = "unix:" + folder_ + "/state/trainers.sock", .metadata = {{rpc::kAttemptTokenKey, token}}});
+  ASSERT_TRUE(channel.ok());
+  const checkpoint::CheckpointClient client(channel->get(), {});
+  const std::string stage = "aa";
+  EXPECT_TRUE(client.BeginStep({.stage_uid = stage, .fence = 5, .step = 7, .cursor = ""}).ok());
+  EXPECT_TRUE(client.AddPart({.stage_uid = stage, .fence = 5, .step = 7, .rank = 0, .files = {}}).ok());
+  const absl::Status given_up = client.AbortStep(stage, 7, 5);
+  EXPECT_TRUE(given_up.ok()) << given_up;
+  EXPECT_TRUE(client.GetStep(stage, 7).ok());
+  EXPECT_TRUE(client.GetLatest(stage).ok());
+  EXPECT_EQ(coordinator_->parts(), 1u);
+
+  EXPECT_TRUE(absl::IsPermissionDenied(client.AbortStep(stage, 7, 4))) << "another attempt's step";
+  EXPECT_TRUE(absl::IsPermissionDenied(client.DeleteStep(stage, 7))) << "a finished step";
+  EXPECT_TRUE(absl::IsPermissionDenied(client.AbortStep("bb", 7, 5))) << "another stage's step";
+  EXPECT_TRUE(absl::IsUnimplemented(
+      client.OpenAttempt({.stage_uid = stage, .fence = 5, .job_id = "j", .stage = "s", .root = "/"}).status()));
+  EXPECT_TRUE(absl::IsUnimplemented(client.CommitArtifact(stage, 5, "model").status()));
+  EXPECT_TRUE(absl::IsUnimplemented(client.ListStepsOfStage(stage).status()));
+  EXPECT_TRUE(absl::IsUnimplemented(client.VerifyStep(stage, 7, absl::Seconds(10)).status()));
+  EXPECT_THAT(coordinator_->checkpoint_calls(),
+              testing::ElementsAre("BeginStep", "DeleteStep", "GetStep", "GetLatest"));
+}
+
+// The line "Cpus_allowed_list" of a process, "0-1".
+std::string CpusAllowed(int pid) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+  const std::string name = "Cpus_allowed_list:\t";
+  std::string line;
+  while (std::getline(status, line)) {
+    if (line.starts_with(name)) return line.substr(name.size());
+  }
+  return "";
+}
+
+// The variable VLM_RANK that a process was started with.
+std::string RankOf(int pid) {
+  std::ifstream environment("/proc/" + std::to_string(pid) + "/environ");
+  std::string entry;
+  while (std::getline(environment, entry, '\0')) {
+    if (entry.starts_with("VLM_RANK=")) return entry.substr(9);
+  }
+  return "";
+}
+
+TEST_F(WorkerIntegrationTest, EachSlotKeepsItsOwnOfTheProcessorsGiven) {
+  cpu_set_t allowed;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+  std::vector<std::string> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &allowed)) cpus.push_back(std::to_string(cpu));
+  }
+  if (cpus.size() < 2) GTEST_SKIP() << "this process may use one processor only";
+  for (const bool given : {true, false}) {
+    std::vector<std::string> arguments = Arguments();
+    if (given) arguments.insert(arguments.end(), {"--cpus", cpus[1] + "," + cpus[0]});
+    worker_ = std::make_unique<Program>(supervisor_.get(), arguments);
+    coordinator_->WaitForHello(given ? 1 : 2);
+    const uint64_t fence = given ? 5 : 6;
+    coordinator_->Assign(fence, {"wait", "wait"});
+    for (int32_t rank = 0; rank < 2; ++rank) {
+      ASSERT_TRUE(coordinator_->WaitFor([&](const auto& request) {
+        return request.has_rank() && request.rank().phase() == v1::RANK_PHASE_STEP && request.rank().rank() == rank &&
+               request.rank().fence() == fence;
+      }));
+    }
+    const std::vector<int> trainers = Trainers();
+    ASSERT_EQ(trainers.size(), 2u);
+    for (const int pid : trainers) {
+      const std::string own = RankOf(pid) == "0" ? cpus[1] : cpus[0];
+      EXPECT_EQ(CpusAllowed(pid), given ? own : CpusAllowed(getpid())) << "rank " << RankOf(pid);
+    }
+    worker_->Signal(SIGKILL);
+    EXPECT_EQ(worker_->WaitForExit(), -SIGKILL);
+  }
 }
 
 TEST_F(WorkerIntegrationTest, MetricsShowARunningRankAndForgetItsEnd) {

@@ -82,6 +82,16 @@ TEST_F(StateDirTest, RowsLastUntilTheyAreRemoved) {
   EXPECT_TRUE(state->LoadCalls().value().empty());
 }
 
+TEST_F(StateDirTest, ProcessesOfAnEarlierBootAreForgotten) {
+  auto state = Open();
+  const ProcessName process{.pid = 77, .start_ticks = 123456789};
+  ASSERT_TRUE(state->StoreProcess(process).ok());
+  const std::string earlier = path_ + "/processes/78";
+  std::ofstream(earlier) << R"({"pid": 78, "start_ticks": 5, "boot_id": "of-an-earlier-boot"})";
+  EXPECT_EQ(state->LoadProcesses().value(), std::vector<ProcessName>{process});
+  EXPECT_EQ(PosixFileSystem()->List(path_ + "/processes").value(), std::vector<std::string>{"77"});
+}
+
 TEST_F(StateDirTest, DamageIsNamedWithItsPlace) {
   Open().reset();
   const std::string row = path_ + "/results/abcd-5-r0";
