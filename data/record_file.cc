@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "data/tar/tar_reader.h"
 
@@ -74,6 +75,57 @@ absl::StatusOr<std::vector<RecordPlace>> ListLines(const std::string& path, cons
   return places;
 }
 
+// "" for the root of all.
+std::string WithoutSlash(std::string path) {
+  while (path.ends_with('/')) path.pop_back();
+  return path;
+}
+
+// By their text alone.
+bool IsBelow(const std::string& path, const std::string& root) { return path.starts_with(WithoutSlash(root) + "/"); }
+
+// Sorted; empty when nothing matches.
+absl::StatusOr<std::vector<std::string>> Match(FileSystem* files, const std::string& start,
+                                               const std::string& pattern) {
+  std::vector<std::string> found;
+  const std::vector<std::string> levels = absl::StrSplit(pattern, '/', absl::SkipEmpty());
+  if (!levels.empty()) found.push_back(start);
+  for (const std::string& level : levels) {
+    if (level == "..") return absl::PermissionDeniedError(absl::StrCat("data path may not hold '..': ", pattern));
+    std::vector<std::string> next;
+    for (const std::string& folder : found) {
+      const absl::StatusOr<std::vector<std::string>> names = files->List(folder.empty() ? "/" : folder);
+      if (!names.ok()) continue;  // a file where the pattern wants a folder
+      for (const std::string& name : *names) {
+        if (fnmatch(level.c_str(), name.c_str(), FNM_PERIOD) == 0) next.push_back(absl::StrCat(folder, "/", name));
+      }
+    }
+    found = std::move(next);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+// No symbolic link on the way to one of `paths` may lead out of all roots.
+absl::Status CheckTargets(FileSystem* files, const std::vector<std::string>& roots,
+                          const std::vector<std::string>& paths) {
+  std::vector<std::string> real_roots;
+  for (const std::string& root : roots) {
+    const absl::StatusOr<std::string> real = files->Canonical(root);
+    if (real.ok()) real_roots.push_back(*real);  // a missing one holds nothing
+  }
+  for (const std::string& path : paths) {
+    VLM_ASSIGN_OR_RETURN(const std::string target, files->Canonical(path));
+    if (std::none_of(real_roots.begin(), real_roots.end(),
+                     [&](const std::string& root) { return IsBelow(target, root); })) {
+      return absl::PermissionDeniedError(absl::StrCat(
+          "data path leads through a symbolic link out of the worker's data roots (", absl::StrJoin(roots, ", "),
+          "); start vlm-worker with one more --data-root to read: ", path, " -> ", target));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<RecordPlace>> ListRecords(const std::string& path, const ReadableFile& file) {
@@ -88,37 +140,30 @@ absl::StatusOr<std::string> ReadSpan(const ReadableFile& file, const Span& span)
   return bytes;
 }
 
-absl::StatusOr<std::vector<std::string>> ResolvePattern(FileSystem* files, const std::string& root,
+absl::StatusOr<std::vector<std::string>> ResolvePattern(FileSystem* files, const std::vector<std::string>& roots,
                                                         const std::string& pattern) {
+  if (roots.empty()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("worker has no data root; start vlm-worker with --data-root FOLDER to read: ", pattern));
+  }
   const bool absolute = !pattern.empty() && pattern[0] == '/';
-  std::string relative = pattern;
-  if (absolute) {
-    if (pattern.compare(0, root.size() + 1, root + "/") != 0) {
-      return absl::PermissionDeniedError(
-          absl::StrCat("data path is outside the worker's data root ", root, ": ", pattern));
-    }
-    relative = pattern.substr(root.size() + 1);
+  const auto root =
+      absolute ? std::find_if(roots.begin(), roots.end(), [&](const std::string& one) { return IsBelow(pattern, one); })
+               : roots.begin();
+  if (root == roots.end()) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("data path is outside the worker's data roots (", absl::StrJoin(roots, ", "),
+                     "); start vlm-worker with one more --data-root to read: ", pattern));
   }
-  std::vector<std::string> found = {root};
-  for (const absl::string_view level_view : absl::StrSplit(relative, '/', absl::SkipEmpty())) {
-    const std::string level(level_view);
-    if (level == "..") {
-      return absl::PermissionDeniedError(absl::StrCat("data path may not hold '..': ", pattern));
-    }
-    std::vector<std::string> next;
-    for (const std::string& folder : found) {
-      const absl::StatusOr<std::vector<std::string>> names = files->List(folder);
-      if (!names.ok()) continue;  // a file where the pattern wants a folder
-      for (const std::string& name : *names) {
-        if (fnmatch(level.c_str(), name.c_str(), FNM_PERIOD) == 0) next.push_back(absl::StrCat(folder, "/", name));
-      }
-    }
-    found = std::move(next);
+  const std::string start = WithoutSlash(*root);
+  const std::string relative = absolute ? pattern.substr(start.size()) : pattern;
+  VLM_ASSIGN_OR_RETURN(std::vector<std::string> found, Match(files, start, relative));
+  if (found.empty()) {
+    return absl::NotFoundError(absl::StrCat(
+        "no data file matches below ", *root,
+        absolute ? ": " : " (where relative paths start; for another --data-root write an absolute path): ", pattern));
   }
-  std::sort(found.begin(), found.end());
-  if (found.empty() || relative.empty()) {
-    return absl::NotFoundError(absl::StrCat("no data file matches below ", root, ": ", pattern));
-  }
+  VLM_RETURN_IF_ERROR(CheckTargets(files, roots, found));
   return found;
 }
 

@@ -1,5 +1,8 @@
 #include "trainer/stage_context.h"
 
+#include "data/record_file.h"
+#include "trainer/exit_code.h"
+
 namespace vlm::trainer {
 
 absl::StatusOr<InputArtifact> StageContext::Input(const std::string& name) const {
@@ -7,6 +10,15 @@ absl::StatusOr<InputArtifact> StageContext::Input(const std::string& name) const
     if (input.stage == name) return input;
   }
   return absl::NotFoundError("the attempt was given no artifact of stage: " + name);
+}
+
+absl::StatusOr<std::vector<std::string>> StageContext::DataFiles(const std::string& pattern) const {
+  absl::StatusOr<std::vector<std::string>> found = data::ResolvePattern(files, assignment->data_roots, pattern);
+  const absl::Status& status = found.status();
+  if (absl::IsNotFound(status) || absl::IsPermissionDenied(status) || absl::IsFailedPrecondition(status)) {
+    return WithExitCode(status, ExitCode::kUserError);
+  }
+  return found;
 }
 
 std::string StageContext::StageFolder() const {

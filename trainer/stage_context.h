@@ -3,6 +3,7 @@
 #define VLM_TRAINER_STAGE_CONTEXT_H_
 
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/file_system.h"
@@ -26,6 +27,9 @@ struct StageContext {
 
   // The artifact of an earlier stage. NOT_FOUND names the stage.
   absl::StatusOr<InputArtifact> Input(const std::string& stage) const;
+  // The user's files that match `pattern`, by the rules of data::ResolvePattern on the worker's data roots. NOT_FOUND,
+  // PERMISSION_DENIED and FAILED_PRECONDITION (no root) are marked as a user's error.
+  absl::StatusOr<std::vector<std::string>> DataFiles(const std::string& pattern) const;
   // Folder of this stage's files: <artifacts>/jobs/<job>/<stage>.
   std::string StageFolder() const;
 };

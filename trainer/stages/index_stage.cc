@@ -4,7 +4,6 @@
 #include "data/chat_template.h"
 #include "data/indexer.h"
 #include "data/manifest.h"
-#include "data/record_file.h"
 #include "data/tokenizer/tokenizer.h"
 #include "trainer/exit_code.h"
 #include "trainer/pool.h"
@@ -94,8 +93,7 @@ class IndexStage final : public PoolStage {
     for (const spec::IndexSource& source : settings_.sources) {
       std::vector<std::string> files;
       if (source.from.stage.empty()) {
-        VLM_ASSIGN_OR_RETURN(
-            files, data::ResolvePattern(context_.files, context_.assignment->data_roots.at(0), source.from.glob));
+        VLM_ASSIGN_OR_RETURN(files, context_.DataFiles(source.from.glob));
       } else {
         VLM_ASSIGN_OR_RETURN(const InputArtifact input, context_.Input(source.from.stage));
         VLM_ASSIGN_OR_RETURN(files, GeneratedFiles(context_.files, input, source.from.split));

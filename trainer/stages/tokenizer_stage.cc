@@ -1,6 +1,5 @@
 #include "absl/strings/str_cat.h"
 #include "data/indexer.h"
-#include "data/record_file.h"
 #include "data/tokenizer/byte_pair_model.h"
 #include "data/tokenizer/chat_files.h"
 #include "data/tokenizer/tokenizer.h"
@@ -75,8 +74,7 @@ class TokenizerStage final : public PoolStage {
     std::vector<std::string> found;
     for (const spec::TextRef& text : settings_.text) {
       if (text.stage.empty()) {
-        VLM_ASSIGN_OR_RETURN(const std::vector<std::string> files,
-                             data::ResolvePattern(context_.files, context_.assignment->data_roots.at(0), text.glob));
+        VLM_ASSIGN_OR_RETURN(const std::vector<std::string> files, context_.DataFiles(text.glob));
         found.insert(found.end(), files.begin(), files.end());
         continue;
       }

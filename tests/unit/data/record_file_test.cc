@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+
 #include "data/tar/tar_writer.h"
 
 namespace vlm::data {
@@ -73,16 +75,70 @@ TEST_F(RecordFileTest, WhatCannotBeReadIsNamed) {
   EXPECT_THAT(std::string(List(Write("c.csv", "a,b")).status().message()), HasSubstr("c.csv"));
 }
 
+absl::StatusCode CodeOf(const std::vector<std::string>& roots, const std::string& pattern) {
+  return ResolvePattern(PosixFileSystem(), roots, pattern).status().code();
+}
+
 TEST_F(RecordFileTest, PatternsStayBelowTheRoot) {
   Write("b.jsonl", "{}");
   Write("a.jsonl", "{}");
   Write("a.txt", "");
-  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), folder_, "*.jsonl"),
+  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {folder_}, "*.jsonl"),
               ElementsAre(folder_ + "/a.jsonl", folder_ + "/b.jsonl"));
-  EXPECT_EQ(ResolvePattern(PosixFileSystem(), folder_, folder_ + "/a.txt")->size(), 1u);
-  EXPECT_EQ(ResolvePattern(PosixFileSystem(), folder_, "*.tar").status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(ResolvePattern(PosixFileSystem(), folder_, "../*").status().code(), absl::StatusCode::kPermissionDenied);
-  EXPECT_EQ(ResolvePattern(PosixFileSystem(), folder_, "/etc/*").status().code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {folder_ + "/"}, folder_ + "/a.txt"), ElementsAre(folder_ + "/a.txt"));
+  EXPECT_EQ(CodeOf({folder_}, "*.tar"), absl::StatusCode::kNotFound);
+  EXPECT_EQ(CodeOf({folder_}, ""), absl::StatusCode::kNotFound);
+  EXPECT_EQ(CodeOf({folder_}, "../*"), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(CodeOf({folder_}, "/etc/*"), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(CodeOf({folder_}, folder_ + "2/a.txt"), absl::StatusCode::kPermissionDenied);
+}
+
+TEST_F(RecordFileTest, EveryRootCountsAndRelativePatternsStartAtTheFirst) {
+  ASSERT_TRUE(MakeDirectories(PosixFileSystem(), folder_ + "/one").ok());
+  ASSERT_TRUE(MakeDirectories(PosixFileSystem(), folder_ + "/two").ok());
+  const std::string first = Write("one/a.jsonl", "{}");
+  const std::string second = Write("two/b.jsonl", "{}");
+  Write("c.jsonl", "{}");
+  const std::vector<std::string> roots = {folder_ + "/one", folder_ + "/two", folder_ + "/missing"};
+  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), roots, "*.jsonl"), ElementsAre(first));
+  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), roots, folder_ + "/two/*.jsonl"), ElementsAre(second));
+  EXPECT_EQ(CodeOf(roots, folder_ + "/c.jsonl"), absl::StatusCode::kPermissionDenied);
+  const absl::Status elsewhere = ResolvePattern(PosixFileSystem(), roots, "b.jsonl").status();
+  EXPECT_TRUE(absl::IsNotFound(elsewhere));
+  EXPECT_THAT(std::string(elsewhere.message()), HasSubstr("write an absolute path"));
+}
+
+TEST_F(RecordFileTest, WithoutRootsTheRemedyIsNamed) {
+  for (const std::string pattern : {"*.jsonl", "/etc/*"}) {
+    const absl::Status none = ResolvePattern(PosixFileSystem(), {}, pattern).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(none)) << none;
+    EXPECT_THAT(std::string(none.message()), HasSubstr("--data-root"));
+  }
+}
+
+TEST_F(RecordFileTest, LinksMayNotLeaveTheRoots) {
+  ASSERT_TRUE(MakeDirectories(PosixFileSystem(), folder_ + "/root/real").ok());
+  ASSERT_TRUE(MakeDirectories(PosixFileSystem(), folder_ + "/outside").ok());
+  Write("root/real/a.jsonl", "{}");
+  Write("outside/secret.jsonl", "{}");
+  const std::string root = folder_ + "/root";
+  std::filesystem::create_symlink("real/a.jsonl", root + "/inside.jsonl");
+  std::filesystem::create_symlink(folder_ + "/outside/secret.jsonl", root + "/file.jsonl");
+  std::filesystem::create_symlink("../outside", root + "/folder");
+  std::filesystem::create_symlink("nowhere", root + "/dangling.jsonl");
+  std::filesystem::create_symlink("root", folder_ + "/alias");
+  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {root}, "inside.jsonl"), ElementsAre(root + "/inside.jsonl"));
+  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {folder_ + "/alias"}, "real/*"),
+              ElementsAre(folder_ + "/alias/real/a.jsonl"))
+      << "a root may be a link itself";
+  const absl::Status left = ResolvePattern(PosixFileSystem(), {root}, "file.jsonl").status();
+  EXPECT_TRUE(absl::IsPermissionDenied(left)) << left;
+  EXPECT_THAT(std::string(left.message()), HasSubstr("/outside/secret.jsonl"));
+  EXPECT_EQ(CodeOf({root}, "folder/*.jsonl"), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(CodeOf({root}, root + "/*/secret.jsonl"), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(CodeOf({root}, "dangling.jsonl"), absl::StatusCode::kNotFound);
+  EXPECT_EQ(ResolvePattern(PosixFileSystem(), {root, folder_ + "/outside"}, "file.jsonl")->size(), 1u)
+      << "the target lies below another root";
 }
 
 }  // namespace
