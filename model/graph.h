@@ -16,7 +16,6 @@
 #include <variant>
 #include <vector>
 
-#include "base/random.h"
 #include "base/status.h"
 
 namespace vlm::model {
@@ -73,7 +72,7 @@ struct MicroBatch {
   at::Tensor image_row_V;                // int64: row of the token axis each vision token replaces
 };
 
-enum class Phase { kTrain, kScore, kPrefill, kDecode };
+enum class Phase { kTrain, kPrefill, kDecode };
 
 class LayerCache;  // keys and values of one attention layer; model/layer_cache.h
 
@@ -87,7 +86,6 @@ struct TokenCoefficients {
 struct UnitContext {
   const MicroBatch* batch = nullptr;
   Phase phase = Phase::kTrain;
-  RngKey rng;                   // of (seed, step, m, node): same on recompute and on any world
   LayerCache* cache = nullptr;  // kPrefill and kDecode only; owned by generation, one per node
   // Set: the head makes its gradients in the forward pass, and its Tape::Backward ignores grad_outputs (which may
   // then be undefined). Only the head reads it; it must live until Record returns.
@@ -129,7 +127,7 @@ class Unit {
  public:
   virtual ~Unit() = default;
   virtual Declaration Declare() const = 0;
-  // Pure: no state, no generator but context.rng, no device read-back, no branch on tensor contents.
+  // Pure: no state, no random generator, no device read-back, no branch on tensor contents.
   // Never keeps a reference to a parameter.
   virtual Values Forward(const UnitContext& context, const Params& params, const Values& in) const = 0;
   // Forward that can be followed by Backward. `needs_grad[i]`: whether input i needs a gradient; a parameter

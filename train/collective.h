@@ -47,7 +47,10 @@ class Collective {
   virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(std::string_view mine, std::string_view tag) = 0;
   virtual absl::Status Barrier(std::string_view tag) = 0;
 
-  // From any thread: makes the current and every later call on every rank return ABORTED.
+  // From any thread: makes the current and every later call on every rank return ABORTED with this rank and `reason`
+  // (its first 512 bytes), which a rank says before it leaves on an error. Over TCP a peer that is in the middle of a
+  // message from this rank cannot be told and gets UNAVAILABLE. After a failure of this handle its own calls keep that
+  // failure.
   virtual void Abort(std::string_view reason) = 0;
   // From any thread, without entering an operation or blocking: ABORTED or UNAVAILABLE when a peer has aborted or is
   // known to be gone, else OK (also from a backend that learns of it only in an operation).

@@ -8,8 +8,8 @@
 
 namespace vlm::train {
 
-// Resident bytes of one rank. With W ranks, P and F padded elements of trainable and frozen buckets, S elements of
-// gradient slots, c bytes of the compute type:
+// Resident bytes of one rank, counted from the tensors held. With W ranks, P and F padded elements of trainable and
+// frozen buckets, S elements of gradient slots, c bytes of the compute type:
 //               zero 0             zero 2
 //   parameters  c (P + F)          c (P + F)
 //   gradients   c S + 4 P          c S + 4 P / W
@@ -22,7 +22,8 @@ struct ResidentBytes {
   int64_t scratch = 0;      // peak of one collective's temporary buffers (saving)
 };
 
-// Payload bytes this rank received since the start. Per bucket of n elements:
+// Payload bytes this rank received since the start, as its collective counts them (an operation still on its way is not
+// in). Per bucket of n elements, when every rank contributes:
 //   reduce-scatter, per micro-step   c n (W - 1) / W
 //   parameters, zero 2, per step     c n (W - 1) / W
 //   gradients, zero 0, per step      4 n (W - 1) / W

@@ -15,6 +15,12 @@ namespace vlm::train {
 
 using model::ParamId;
 
+namespace {
+
+int64_t Bytes(const at::Tensor& tensor) { return static_cast<int64_t>(tensor.nbytes()); }
+
+}  // namespace
+
 ParameterStore::ParameterStore(const model::Graph* graph, std::vector<BucketSpec> buckets, const StoreOptions& options,
                                Collective* collective, CommunicationQueue* queue)
     : graph_(graph),
@@ -66,16 +72,15 @@ absl::Status ParameterStore::AllocateBucket(BucketId id) {
   const BucketSpec& spec = buckets_[id];
   BucketState& state = state_[id];
   const auto fp32 = at::TensorOptions().dtype(at::kFloat).device(options_.device);
-  const int64_t element_bytes = c10::elementSize(options_.compute);
   const bool sharded = options_.zero == ZeroLevel::kZero2;
   VLM_CHECK(spec.numel % (kBlockElements * world()) == 0, "buckets were planned for another number of ranks");
-  ledger_.resident.parameters += element_bytes * spec.numel;
   if (Optimized(id) && sharded) {
     VLM_ASSIGN_OR_RETURN(state.parameters,
                          AllocateShared(spec.numel, options_.compute, absl::StrCat("parameters of ", spec.name)));
   } else {
     state.parameters = at::zeros({spec.numel}, fp32.dtype(options_.compute));
   }
+  resident_.parameters += Bytes(state.parameters);
   if (!Optimized(id)) return absl::OkStatus();
   const int64_t owned = sharded ? spec.numel / world() : spec.numel;
   state.begin = sharded ? rank() * owned : 0;
@@ -89,9 +94,9 @@ absl::Status ParameterStore::AllocateBucket(BucketId id) {
   state.first_moment = at::zeros({owned}, fp32);
   state.second_moment = at::zeros({owned}, fp32);
   state.master = has_separate_master() ? at::zeros({owned}, fp32) : state.parameters.narrow(0, state.begin, owned);
-  ledger_.resident.gradients += 4 * owned;
-  ledger_.resident.moments += 8 * owned;
-  if (has_separate_master()) ledger_.resident.master += 4 * owned;
+  resident_.gradients += Bytes(state.accumulator);
+  resident_.moments += Bytes(state.first_moment) + Bytes(state.second_moment);
+  if (has_separate_master()) resident_.master += Bytes(state.master);
   return absl::OkStatus();
 }
 
@@ -99,7 +104,7 @@ absl::Status ParameterStore::AllocateSlots() {
   for (size_t slot = 0; slot < slot_plan_.slot_numel.size(); ++slot) {
     VLM_ASSIGN_OR_RETURN(at::Tensor tensor, AllocateShared(slot_plan_.slot_numel[slot], options_.compute,
                                                            absl::StrCat("gradient slot ", slot)));
-    ledger_.resident.gradients += c10::elementSize(options_.compute) * slot_plan_.slot_numel[slot];
+    resident_.gradients += Bytes(tensor);
     slots_.push_back(std::move(tensor));
   }
   slot_reduced_.resize(slots_.size());
@@ -111,8 +116,22 @@ at::Tensor ParameterStore::MyShard(const at::Tensor& full) const {
   return full.narrow(0, rank() * numel, numel);
 }
 
-int64_t ParameterStore::ReceivedBytes(int64_t numel, int64_t element_bytes) const {
-  return element_bytes * numel / world() * (world() - 1);
+Ticket ParameterStore::SubmitCounted(std::atomic<int64_t>* bytes, std::function<absl::Status()> call) {
+  return queue_->Submit([this, bytes, call = std::move(call)] {
+    const uint64_t before = collective_->bytes_communicated();
+    absl::Status status = call();
+    bytes->fetch_add(static_cast<int64_t>(collective_->bytes_communicated() - before), std::memory_order_relaxed);
+    return status;
+  });
+}
+
+Ledger ParameterStore::ledger() const {
+  Ledger ledger;
+  ledger.resident = resident_;
+  ledger.communicated = {reduced_.load(std::memory_order_relaxed), gathered_parameters_.load(std::memory_order_relaxed),
+                         gathered_gradients_.load(std::memory_order_relaxed),
+                         gathered_state_.load(std::memory_order_relaxed)};
+  return ledger;
 }
 
 Ticket ParameterStore::Acquire(BucketId bucket) {
@@ -120,8 +139,7 @@ Ticket ParameterStore::Acquire(BucketId bucket) {
   ++state.acquisitions;
   if (!state.stale) return state.gathered;
   state.stale = false;
-  ledger_.communicated.gathered_parameters += ReceivedBytes(buckets_[bucket].numel, c10::elementSize(options_.compute));
-  state.gathered = queue_->Submit([this, bucket, full = state.parameters]() -> absl::Status {
+  state.gathered = SubmitCounted(&gathered_parameters_, [this, bucket, full = state.parameters]() -> absl::Status {
     at::NoGradGuard no_grad;
     VLM_RETURN_IF_ERROR(collective_->AllGather(MyShard(full), full, "parameters of " + buckets_[bucket].name));
     torch::autograd::impl::bump_version(full);
@@ -183,8 +201,7 @@ Ticket ParameterStore::ReduceAccumulate(BucketId bucket) {
   const int slot = slot_plan_.slot_of_bucket[bucket];
   const bool contributes = std::exchange(state.slot_open, false);
   const at::Tensor send = slots_[slot].narrow(0, 0, buckets_[bucket].numel);  // not read unless it contributes
-  ledger_.communicated.reduced += ReceivedBytes(buckets_[bucket].numel, c10::elementSize(options_.compute));
-  Ticket ticket = queue_->Submit([this, bucket, send, contributes, shard = AccumulatedShard(bucket)] {
+  Ticket ticket = SubmitCounted(&reduced_, [this, bucket, send, contributes, shard = AccumulatedShard(bucket)] {
     at::NoGradGuard no_grad;
     return collective_->ReduceScatterAdd(send, contributes, shard, "gradient of " + buckets_[bucket].name);
   });
@@ -200,8 +217,7 @@ at::Tensor ParameterStore::AccumulatedShard(BucketId bucket) const {
 absl::Status ParameterStore::FinishGradients(const std::vector<bool>& reached) {
   for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
     if (options_.zero != ZeroLevel::kZero0 || world() == 1 || !reached[id]) continue;
-    ledger_.communicated.gathered_gradients += ReceivedBytes(buckets_[id].numel, 4);
-    queue_->Submit([this, id, full = state_[id].accumulator] {
+    SubmitCounted(&gathered_gradients_, [this, id, full = state_[id].accumulator] {
       return collective_->AllGather(MyShard(full), full, "gradient of " + buckets_[id].name);
     });
   }
@@ -285,10 +301,9 @@ absl::StatusOr<at::Tensor> ParameterStore::GatherState(BucketId bucket, StateKin
   const at::Tensor shard = StateShard(bucket, kind);
   const int64_t numel = buckets_[bucket].numel;
   if (shard.numel() == numel) return shard;
-  ledger_.resident.scratch = std::max(ledger_.resident.scratch, 4 * numel);
   const at::Tensor full = at::empty({numel}, shard.options());
-  ledger_.communicated.gathered_state += ReceivedBytes(numel, 4);
-  const Ticket ticket = queue_->Submit([this, bucket, shard, full] {
+  resident_.scratch = std::max(resident_.scratch, Bytes(full));
+  const Ticket ticket = SubmitCounted(&gathered_state_, [this, bucket, shard, full] {
     return collective_->AllGather(shard, full, "optimizer state of " + buckets_[bucket].name);
   });
   VLM_RETURN_IF_ERROR(queue_->Wait(ticket));

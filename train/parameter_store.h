@@ -9,7 +9,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -102,8 +104,9 @@ class ParameterStore {
   int world() const { return collective_->world(); }
   CommunicationQueue* queue() { return queue_; }
   Collective* collective() { return collective_; }
-  const Ledger& ledger() const { return ledger_; }
-  Ledger* mutable_ledger() { return &ledger_; }
+  Ledger ledger() const;
+  // Of the last micro-batch, when it was measured.
+  void set_activation_bytes(int64_t bytes) { resident_.activations = bytes; }
 
  private:
   struct Location {
@@ -128,7 +131,8 @@ class ParameterStore {
   absl::Status AllocateSlots();
   absl::StatusOr<at::Tensor> Slot(BucketId bucket);
   at::Tensor MyShard(const at::Tensor& full) const;
-  int64_t ReceivedBytes(int64_t numel, int64_t element_bytes) const;
+  // Submits a collective call; what it receives is added to `bytes`.
+  Ticket SubmitCounted(std::atomic<int64_t>* bytes, std::function<absl::Status()> call);
 
   const model::Graph* const graph_;
   const std::vector<BucketSpec> buckets_;
@@ -140,7 +144,9 @@ class ParameterStore {
   SlotPlan slot_plan_;
   std::vector<at::Tensor> slots_;     // by slot
   std::vector<Ticket> slot_reduced_;  // by slot: the reduction that reads it
-  Ledger ledger_;
+  ResidentBytes resident_;
+  // Added to on the queue's thread; CommunicatedBytes of the ledger.
+  std::atomic<int64_t> reduced_{0}, gathered_parameters_{0}, gathered_gradients_{0}, gathered_state_{0};
 };
 
 }  // namespace vlm::train

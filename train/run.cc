@@ -67,17 +67,14 @@ class Runner {
         tapes_(graph_.nodes.size()),
         tickets_(store->buckets().size()) {
     result_.nodes_run.assign(graph_.nodes.size(), false);
-    for (const auto& [value, tensor] : inputs.feeds) values_[value] = tensor;
   }
 
   absl::StatusOr<RunResult> Execute() {
     at::NoGradGuard no_grad;
-    if (inputs_.batch != nullptr && inputs_.objective != nullptr) {
-      known_ = inputs_.objective->Known(*inputs_.batch, inputs_.global);
-    }
+    VLM_CHECK(inputs_.objective != nullptr, "a run needs an objective");
+    if (inputs_.batch != nullptr) known_ = inputs_.objective->Known(*inputs_.batch, inputs_.global);
     for (const Op& op : schedule_.ops) VLM_RETURN_IF_ERROR(Do(op));
     if (!scored_) VLM_RETURN_IF_ERROR(Score());
-    for (ValueId value : schedule_.results) result_.results.push_back(values_[value]);
     return std::move(result_);
   }
 
@@ -123,8 +120,7 @@ class Runner {
   model::UnitContext Context(NodeId node) const {
     model::UnitContext context;
     context.batch = inputs_.batch;
-    context.phase = inputs_.phase;
-    context.rng = inputs_.rng.Derive(static_cast<uint64_t>(node));
+    context.phase = model::Phase::kTrain;
     if (known_.has_value() && schedule_.save[node] != model::Save::kNothing) context.coefficients = &*known_;
     return context;
   }
@@ -156,7 +152,7 @@ class Runner {
   std::vector<bool> Trainable(const model::Node& node) const {
     std::vector<bool> trainable;
     for (model::ParamId param : node.params) {
-      trainable.push_back(schedule_.parameter_gradients && store_->Optimized(store_->BucketOf(param)));
+      trainable.push_back(store_->Optimized(store_->BucketOf(param)));
     }
     return trainable;
   }
@@ -170,15 +166,15 @@ class Runner {
   // The loss, and its gradients with respect to the results: the seeds of backward.
   absl::Status Score() {
     scored_ = true;
-    if (inputs_.batch == nullptr || inputs_.objective == nullptr) return absl::OkStatus();
+    if (inputs_.batch == nullptr) return absl::OkStatus();
     model::Values results;
-    for (ValueId value : schedule_.results) results.push_back(values_[value]);
+    for (ValueId value : graph_.results) results.push_back(values_[value]);
     if (results.size() < 3 || !results[0].defined()) {
       return absl::InternalError("objectives read three results, logp_K, lse_K and mean_logit_K; the graph gave fewer");
     }
     result_.loss = inputs_.objective->Loss(results, *inputs_.batch, inputs_.global);
     const model::Values seeds = inputs_.objective->Seeds(*inputs_.batch, inputs_.global);
-    for (size_t i = 0; i < seeds.size(); ++i) gradients_[schedule_.results[i]] = seeds[i];
+    for (size_t i = 0; i < seeds.size(); ++i) gradients_[graph_.results[i]] = seeds[i];
     return absl::OkStatus();
   }
 
@@ -189,11 +185,7 @@ class Runner {
     for (ValueId value : node.out) grad_outputs.push_back(TakeGradient(value));
     const auto defined = [](const at::Tensor& tensor) { return tensor.defined(); };
     if (std::none_of(grad_outputs.begin(), grad_outputs.end(), defined)) return absl::OkStatus();
-    model::GradSink sink;
-    sink.slots.resize(node.params.size());
-    if (schedule_.parameter_gradients) {
-      VLM_ASSIGN_OR_RETURN(sink, store_->Gradients(id));
-    }
+    VLM_ASSIGN_OR_RETURN(model::GradSink sink, store_->Gradients(id));
     model::Values grad_inputs;
     VLM_RETURN_IF_ERROR(CatchTorch("backward", node, [&] {
       grad_inputs = tape->Backward(grad_outputs, &sink);
@@ -207,22 +199,12 @@ class Runner {
   }
 
   // A value's gradient is complete when its producer's backward runs: all consumers come later in the graph.
-  at::Tensor TakeGradient(ValueId value) {
-    at::Tensor gradient = std::exchange(gradients_[value], at::Tensor());
-    if (gradient.defined() && Wanted(value)) result_.value_gradients[value] = gradient;
-    return gradient;
-  }
+  at::Tensor TakeGradient(ValueId value) { return std::exchange(gradients_[value], at::Tensor()); }
 
   // Out of place: a unit may return one tensor for two inputs.
   void AddGradient(ValueId value, const at::Tensor& gradient) {
     at::Tensor& sum = gradients_[value];
     sum = sum.defined() ? at::add(sum, gradient) : gradient;
-    if (Wanted(value)) result_.value_gradients[value] = sum;
-  }
-
-  bool Wanted(ValueId value) const {
-    return std::find(schedule_.value_gradients.begin(), schedule_.value_gradients.end(), value) !=
-           schedule_.value_gradients.end();
   }
 
   const Schedule& schedule_;
@@ -251,7 +233,7 @@ absl::StatusOr<RunResult> Run(const Schedule& schedule, ParameterStore* store, c
   }
   if (result.ok()) {
     result->activation_bytes = counter->peak();
-    store->mutable_ledger()->resident.activations = counter->peak();
+    store->set_activation_bytes(counter->peak());
   }
   return result;
 }

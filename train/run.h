@@ -2,12 +2,10 @@
 #ifndef VLM_TRAIN_RUN_H_
 #define VLM_TRAIN_RUN_H_
 
-#include <map>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "base/clock.h"
-#include "base/random.h"
 #include "base/status.h"
 #include "model/graph.h"
 #include "train/objective.h"
@@ -18,18 +16,13 @@ namespace vlm::train {
 
 struct RunInputs {
   const model::MicroBatch* batch = nullptr;  // null: this rank has none, it only joins the communication
-  model::Phase phase = model::Phase::kTrain;
-  RngKey rng;                            // of (seed, step, m); nodes derive theirs by number
-  const Objective* objective = nullptr;  // null: no loss, results only
+  const Objective* objective = nullptr;
   GlobalCounts global;
-  std::map<model::ValueId, at::Tensor> feeds;
   bool measure_activations = false;  // counts this thread's CPU allocations; a few per cent slower
 };
 
 struct RunResult {
-  double loss = 0;        // this micro-batch's part of the step's loss
-  model::Values results;  // in Schedule::results order, detached
-  std::map<model::ValueId, at::Tensor> value_gradients;
+  double loss = 0;                   // this micro-batch's part of the step's loss
   absl::Duration forward, backward;  // without time blocked on communication
   int64_t activation_bytes = 0;      // peak of bytes allocated by the run, when measured
   std::vector<bool> nodes_run;       // by node: whether its forward ran here

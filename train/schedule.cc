@@ -21,14 +21,9 @@ bool Contains(const std::vector<ValueId>& values, ValueId value) {
 // Builds one schedule; the members are the facts that several of its operations follow from.
 class Planner {
  public:
-  Planner(const Graph& graph, const std::vector<BucketSpec>& buckets, const Wanted& wanted, bool images,
-          const PlanOptions& options)
-      : graph_(graph), buckets_(buckets), wanted_(wanted), options_(options) {
+  Planner(const Graph& graph, const std::vector<BucketSpec>& buckets, bool images, const PlanOptions& options)
+      : graph_(graph), buckets_(buckets), options_(options) {
     schedule_.images = images;
-    schedule_.parameter_gradients = wanted.parameter_gradients;
-    schedule_.results = wanted.results.empty() ? graph.results : wanted.results;
-    schedule_.value_gradients = wanted.value_gradients;
-    schedule_.feeds = wanted.feeds;
   }
 
   Schedule Build() && {
@@ -60,13 +55,13 @@ class Planner {
 
   void FindNodesThatRun() {
     std::vector<bool> needed(graph_.values.size(), false);
-    for (ValueId value : schedule_.results) needed[value] = true;
+    for (ValueId value : graph_.results) needed[value] = true;
     runs_.assign(graph_.nodes.size(), false);
     for (NodeId node = Nodes() - 1; node >= 0; --node) {
       const model::Node& n = graph_.nodes[node];
       if (n.when == model::Presence::kIfImages && !schedule_.images) continue;
       for (ValueId value : n.out) {
-        if (needed[value] && !Contains(wanted_.feeds, value)) runs_[node] = true;
+        if (needed[value]) runs_[node] = true;
       }
       if (!runs_[node]) continue;
       for (ValueId value : n.in) needed[value] = true;
@@ -75,14 +70,12 @@ class Planner {
 
   void FindGradients() {
     schedule_.needs_grad.assign(graph_.values.size(), false);
-    for (ValueId value : wanted_.value_gradients) schedule_.needs_grad[value] = true;
     schedule_.save.assign(graph_.nodes.size(), Save::kNothing);
     backward_.assign(graph_.nodes.size(), false);
     for (NodeId node = 0; node < Nodes(); ++node) {
       if (!runs_[node]) continue;
       const model::Node& n = graph_.nodes[node];
-      const bool trains = wanted_.parameter_gradients &&
-                          std::any_of(buckets_of_[node].begin(), buckets_of_[node].end(),
+      const bool trains = std::any_of(buckets_of_[node].begin(), buckets_of_[node].end(),
                                       [&](BucketId id) { return buckets_[id].trainable && buckets_[id].reached; });
       const bool passes = std::any_of(n.in.begin(), n.in.end(), [&](ValueId v) { return schedule_.needs_grad[v]; });
       backward_[node] = trains || passes;
@@ -117,8 +110,7 @@ class Planner {
       }
     }
     for (BucketId id : bucket_order_) {
-      schedule_.reduced[id] = last_backward[id] != model::kNone && wanted_.parameter_gradients &&
-                              buckets_[id].trainable && buckets_[id].reached;
+      schedule_.reduced[id] = last_backward[id] != model::kNone && buckets_[id].trainable && buckets_[id].reached;
     }
   }
 
@@ -126,7 +118,6 @@ class Planner {
     size_t acquired = 0, waited = 0;
     std::vector<NodeId> last_consumer(graph_.values.size(), model::kNone);
     std::vector<bool> present(graph_.values.size(), false);
-    for (ValueId value : wanted_.feeds) present[value] = true;
     for (NodeId node = 0; node < Nodes(); ++node) {
       if (!runs_[node]) continue;
       for (ValueId value : graph_.nodes[node].in) {
@@ -147,7 +138,7 @@ class Planner {
       Emit(Op::Kind::kForward, node);
       for (BucketId id : release_after_forward_[node]) Emit(Op::Kind::kRelease, id);
       for (ValueId value = 0; value < static_cast<ValueId>(graph_.values.size()); ++value) {
-        if (last_consumer[value] == node && !Contains(schedule_.results, value)) Emit(Op::Kind::kFree, value);
+        if (last_consumer[value] == node && !Contains(graph_.results, value)) Emit(Op::Kind::kFree, value);
       }
     }
   }
@@ -171,7 +162,6 @@ class Planner {
 
   const Graph& graph_;
   const std::vector<BucketSpec>& buckets_;
-  const Wanted& wanted_;
   const PlanOptions& options_;
   Schedule schedule_;
   std::vector<std::vector<BucketId>> buckets_of_;  // by node
@@ -194,20 +184,16 @@ const char* SaveName(Save save) {
 
 }  // namespace
 
-Schedule Plan(const Graph& graph, const std::vector<BucketSpec>& buckets, const Wanted& wanted, bool images,
-              const PlanOptions& options) {
+Schedule Plan(const Graph& graph, const std::vector<BucketSpec>& buckets, bool images, const PlanOptions& options) {
   VLM_CHECK(options.prefetch >= 0, "prefetch must not be negative");
-  return Planner(graph, buckets, wanted, images, options).Build();
+  return Planner(graph, buckets, images, options).Build();
 }
 
 std::string Schedule::Hash() const {
-  std::string text = absl::StrCat("schedule 1 ", images, " ", parameter_gradients, "\n");
+  std::string text = absl::StrCat("schedule 2 ", images, "\n");
   for (const Op& op : ops) absl::StrAppend(&text, static_cast<int>(op.kind), " ", op.id, "\n");
   for (Save mode : save) absl::StrAppend(&text, "s", static_cast<int>(mode));
   for (bool needs : needs_grad) absl::StrAppend(&text, "g", needs);
-  for (ValueId value : results) absl::StrAppend(&text, "r", value);
-  for (ValueId value : value_gradients) absl::StrAppend(&text, "v", value);
-  for (ValueId value : feeds) absl::StrAppend(&text, "f", value);
   return Sha256Of(std::string_view(text)).Hex().substr(0, 16);
 }
 

@@ -16,14 +16,6 @@
 
 namespace vlm::train {
 
-// What a run is for.
-struct Wanted {
-  bool parameter_gradients = true;              // false: scoring
-  std::vector<model::ValueId> value_gradients;  // also return gradients of these values
-  std::vector<model::ValueId> results;          // empty: the graph's results
-  std::vector<model::ValueId> feeds;            // given values: the nodes only they need are not run
-};
-
 struct Op {
   enum class Kind { kAcquire, kWait, kForward, kBackward, kReduce, kRelease, kFree } kind;
   int32_t id = 0;  // a bucket, a node (forward, backward) or a value (free)
@@ -37,13 +29,9 @@ struct PlanOptions {
 
 struct Schedule {
   std::vector<Op> ops;
-  std::vector<model::Save> save;        // by node: what its forward keeps
-  std::vector<bool> needs_grad;         // by value: whether backward computes its gradient
-  std::vector<model::ValueId> results;  // kept after the run
-  std::vector<model::ValueId> value_gradients;
-  std::vector<model::ValueId> feeds;
-  std::vector<bool> reduced;  // by bucket: whether this schedule reduces it
-  bool parameter_gradients = true;
+  std::vector<model::Save> save;  // by node: what its forward keeps
+  std::vector<bool> needs_grad;   // by value: whether backward computes its gradient
+  std::vector<bool> reduced;      // by bucket: whether this schedule reduces it
   bool images = false;
 
   std::string Hash() const;  // 16 hex digits over the canonical form
@@ -53,10 +41,10 @@ struct Schedule {
 // Pure. `images`: whether any rank has images in this micro-step (StepHeader::HasImages); without them, nodes that are
 // present only with images are left out and their values are absent.
 //
-// A value needs a gradient when a trainable parameter or a wanted value lies above it and a result below. Backward runs
+// A value needs a gradient when a trainable parameter lies above it and a result below. Backward runs
 // in reverse node order, which is also the order in which gradients of a value with several consumers are added. A
 // bucket is reduced after the backward of its first user, the last one to run (a tied head waits for the embedding).
-Schedule Plan(const model::Graph& graph, const std::vector<BucketSpec>& buckets, const Wanted& wanted, bool images,
+Schedule Plan(const model::Graph& graph, const std::vector<BucketSpec>& buckets, bool images,
               const PlanOptions& options);
 
 }  // namespace vlm::train

@@ -9,16 +9,16 @@
 namespace vlm::train {
 namespace {
 
-constexpr uint64_t kMagic = 0x3172656461656856;  // "Vheader1"
+constexpr uint64_t kMagic = 0x3272656461656856;  // "Vheader2"
 constexpr size_t kPlanHashBytesMax = 64;
 constexpr uint64_t kMicroBatchesMax = 1 << 20;  // of one rank and step; more is a corrupt header
 
 // Ranks are the same build on the same kind of machine; native byte order.
 struct WirePrefix {
-  uint64_t magic, step, requests, plan_hash_bytes, micro_batches;
+  uint64_t magic, step, plan_hash_bytes, micro_batches;
 };
 struct WireMicroBatch {
-  int64_t global_index, tokens, targets, documents, images, vision_tokens, dropped;
+  int64_t global_index, tokens, targets, documents, images, vision_tokens;
   double target_weight;
 };
 static_assert(std::is_trivially_copyable_v<WirePrefix> && std::is_trivially_copyable_v<WireMicroBatch>);
@@ -53,7 +53,7 @@ bool operator==(const MicroBatchHeader& a, const MicroBatchHeader& b) {
   return a.global_index == b.global_index && a.counts.tokens == b.counts.tokens &&
          a.counts.targets == b.counts.targets && a.counts.documents == b.counts.documents &&
          a.counts.images == b.counts.images && a.counts.vision_tokens == b.counts.vision_tokens &&
-         a.target_weight == b.target_weight && a.dropped == b.dropped;
+         a.target_weight == b.target_weight;
 }
 
 int64_t StepHeader::MicroSteps(int world) const {
@@ -68,8 +68,8 @@ bool StepHeader::HasImages(int64_t micro_step, int world) const {
   return false;
 }
 
-MicroBatchHeader Describe(const model::MicroBatch& batch, int64_t dropped) {
-  MicroBatchHeader header{batch.global_index, batch.counts, 0, dropped};
+MicroBatchHeader Describe(const model::MicroBatch& batch) {
+  MicroBatchHeader header{batch.global_index, batch.counts, 0};
   if (!batch.target_weight_K.defined()) return header;
   const at::Tensor weight_K = batch.target_weight_K.to(at::kCPU, at::kFloat).contiguous();
   const float* weight = weight_K.const_data_ptr<float>();
@@ -78,12 +78,12 @@ MicroBatchHeader Describe(const model::MicroBatch& batch, int64_t dropped) {
 }
 
 std::string EncodeRankHeader(const RankHeader& header) {
-  const WirePrefix prefix{kMagic, header.step, header.requests, header.plan_hash.size(), header.micro_batches.size()};
+  const WirePrefix prefix{kMagic, header.step, header.plan_hash.size(), header.micro_batches.size()};
   std::string bytes(reinterpret_cast<const char*>(&prefix), sizeof(prefix));
   bytes += header.plan_hash;
   for (const MicroBatchHeader& m : header.micro_batches) {
     const WireMicroBatch wire{m.global_index,  m.counts.tokens,        m.counts.targets, m.counts.documents,
-                              m.counts.images, m.counts.vision_tokens, m.dropped,        m.target_weight};
+                              m.counts.images, m.counts.vision_tokens, m.target_weight};
     bytes.append(reinterpret_cast<const char*>(&wire), sizeof(wire));
   }
   return bytes;
@@ -98,13 +98,13 @@ absl::StatusOr<RankHeader> DecodeRankHeader(std::string_view bytes) {
       bytes.size() != prefix.plan_hash_bytes + prefix.micro_batches * sizeof(WireMicroBatch)) {
     return absl::DataLossError("step header is not one of this version");
   }
-  RankHeader header{prefix.step, prefix.requests, std::string(bytes.substr(0, prefix.plan_hash_bytes)), {}};
+  RankHeader header{prefix.step, std::string(bytes.substr(0, prefix.plan_hash_bytes)), {}};
   bytes.remove_prefix(prefix.plan_hash_bytes);
   for (uint64_t i = 0; i < prefix.micro_batches; ++i) {
     WireMicroBatch w;
     std::memcpy(&w, bytes.data() + i * sizeof(w), sizeof(w));
     header.micro_batches.push_back(
-        {w.global_index, {w.tokens, w.targets, w.documents, w.images, w.vision_tokens}, w.target_weight, w.dropped});
+        {w.global_index, {w.tokens, w.targets, w.documents, w.images, w.vision_tokens}, w.target_weight});
   }
   return header;
 }
@@ -114,10 +114,7 @@ absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank) {
   const int64_t world = static_cast<int64_t>(by_rank.size());
   int64_t total = 0;
   StepHeader step;
-  for (const RankHeader& header : by_rank) {
-    total += static_cast<int64_t>(header.micro_batches.size());
-    step.requests |= header.requests;
-  }
+  for (const RankHeader& header : by_rank) total += static_cast<int64_t>(header.micro_batches.size());
   step.step = by_rank[0].step;
   for (int64_t m = 0; m < total; ++m) {
     const std::vector<MicroBatchHeader>& mine = by_rank[m % world].micro_batches;
@@ -141,13 +138,11 @@ absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank) {
     }
     step.micro_batches.push_back(entry);
     step.target_weight += entry.target_weight;
-    step.dropped += entry.dropped;
     AddCounts(entry.counts, &step.totals);
   }
   if (step.target_weight == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("no target in the whole step, so there is nothing to train on: step ", step.step,
-                     ", micro-batches ", total, ", dropped samples ", step.dropped));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "no target in the whole step, so there is nothing to train on: step ", step.step, ", micro-batches ", total));
   }
   return step;
 }

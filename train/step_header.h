@@ -17,14 +17,12 @@ struct MicroBatchHeader {
   int64_t global_index = 0;  // m
   model::Counts counts;
   double target_weight = 0;  // sum of the target weights, added in fp64 in order
-  int64_t dropped = 0;       // samples whose targets were zeroed (a picture that could not be read)
   friend bool operator==(const MicroBatchHeader&, const MicroBatchHeader&);
 };
 
 // One rank's micro-batches, ascending m, each m mod world == rank.
 struct RankHeader {
   uint64_t step = 0;
-  uint64_t requests = 0;  // bits whose meaning the caller gives, such as "stop after this step"
   std::string plan_hash;  // of the schedules this rank will run; at most 64 bytes
   std::vector<MicroBatchHeader> micro_batches;
 };
@@ -35,16 +33,14 @@ struct StepHeader {
   std::vector<MicroBatchHeader> micro_batches;  // all, in order of m
   double target_weight = 0;                     // the global denominator: summed in order of m
   model::Counts totals;
-  int64_t dropped = 0;
-  uint64_t requests = 0;  // of any rank: all ranks learn of them at the same step
 
   int64_t MicroSteps(int world) const;
   // Whether any rank's micro-batch of this micro-step has images.
   bool HasImages(int64_t micro_step, int world) const;
 };
 
-// The header entry of a micro-batch; `dropped` as counted by the loader.
-MicroBatchHeader Describe(const model::MicroBatch& batch, int64_t dropped);
+// The header entry of a micro-batch.
+MicroBatchHeader Describe(const model::MicroBatch& batch);
 
 // Collective (AllGatherBytes). The same error on every rank: FAILED_PRECONDITION when two ranks disagree about step or
 // plan (the message names both), INVALID_ARGUMENT when the micro-batches are not 0..M-1 dealt to rank m mod world, one

@@ -47,11 +47,8 @@ struct TrainingStep::Accumulated {
 TrainingStep::TrainingStep(const TrainingOptions& options, GroupTable groups, std::unique_ptr<Objective> objective,
                            ParameterStore* store, const Clock* clock)
     : options_(options), groups_(std::move(groups)), objective_(std::move(objective)), store_(store), clock_(clock) {
-  Wanted score;
-  score.parameter_gradients = false;
   for (const bool images : {false, true}) {
-    train_[images] = Plan(store->graph(), store->buckets(), Wanted(), images, options_.plan);
-    score_[images] = Plan(store->graph(), store->buckets(), score, images, options_.plan);
+    schedules_[images] = Plan(store->graph(), store->buckets(), images, options_.plan);
   }
   plan_hash_ = PlanHash();
 }
@@ -75,11 +72,10 @@ absl::StatusOr<std::unique_ptr<TrainingStep>> TrainingStep::Create(const Trainin
 }
 
 const GroupTable& TrainingStep::groups() const { return groups_; }
-const Schedule& TrainingStep::schedule(bool images) const { return train_[images]; }
 
 std::string TrainingStep::PlanHash() const {
   std::string text;
-  for (const bool images : {false, true}) absl::StrAppend(&text, train_[images].Hash(), score_[images].Hash());
+  for (const bool images : {false, true}) text += schedules_[images].Hash();
   for (const BucketSpec& bucket : store_->buckets()) {
     absl::StrAppend(&text, "\n", bucket.name, " ", bucket.numel);
     for (const ParamRange& range : bucket.ranges) {
@@ -105,7 +101,7 @@ std::unique_ptr<TrainingStep::Announced> TrainingStep::Send(RankHeader header) {
   return announced;
 }
 
-absl::Status TrainingStep::Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches, uint64_t requests) {
+absl::Status TrainingStep::Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches) {
   if (last_announced_.has_value() && step != *last_announced_ + 1) {
     return absl::FailedPreconditionError(
         absl::StrCat("steps must be announced one after another: step ", step, " after step ", *last_announced_));
@@ -113,7 +109,7 @@ absl::Status TrainingStep::Announce(uint64_t step, std::vector<MicroBatchHeader>
   if (announced_.size() >= kAnnouncedMax) {
     return absl::FailedPreconditionError(absl::StrCat("too many steps announced and not run: step ", step));
   }
-  announced_.push_back(Send({step, requests, "", std::move(micro_batches)}));
+  announced_.push_back(Send({step, "", std::move(micro_batches)}));
   last_announced_ = step;
   return absl::OkStatus();
 }
@@ -124,7 +120,7 @@ absl::StatusOr<StepHeader> TrainingStep::Receive(Announced* announced,
   VLM_RETURN_IF_ERROR(announced->header.status());
   bool same = micro_batches.size() == announced->mine.size();
   for (size_t i = 0; same && i < micro_batches.size(); ++i) {
-    same = Describe(micro_batches[i], announced->mine[i].dropped) == announced->mine[i];
+    same = Describe(micro_batches[i]) == announced->mine[i];
   }
   if (!same) {
     return absl::InvalidArgumentError(
@@ -135,20 +131,16 @@ absl::StatusOr<StepHeader> TrainingStep::Receive(Announced* announced,
 }
 
 absl::StatusOr<TrainingStep::Accumulated> TrainingStep::RunMicroSteps(
-    const Schedule (&schedules)[2], const StepHeader& header, const std::vector<model::MicroBatch>& micro_batches) {
+    const StepHeader& header, const std::vector<model::MicroBatch>& micro_batches) {
   Accumulated accumulated;
   accumulated.reached.assign(store_->buckets().size(), false);
   for (int64_t micro_step = 0; micro_step < header.MicroSteps(store_->world()); ++micro_step) {
-    const Schedule& schedule = schedules[header.HasImages(micro_step, store_->world())];
+    const Schedule& schedule = schedules_[header.HasImages(micro_step, store_->world())];
     RunInputs inputs;
     inputs.objective = objective_.get();
     inputs.global.target_weight = header.target_weight;
-    inputs.phase = schedule.parameter_gradients ? model::Phase::kTrain : model::Phase::kScore;
     inputs.measure_activations = options_.measure_activations;
-    if (micro_step < static_cast<int64_t>(micro_batches.size())) {
-      inputs.batch = &micro_batches[micro_step];
-      inputs.rng = RngKey{options_.seed}.Derive(header.step).Derive(static_cast<uint64_t>(inputs.batch->global_index));
-    }
+    if (micro_step < static_cast<int64_t>(micro_batches.size())) inputs.batch = &micro_batches[micro_step];
     VLM_ASSIGN_OR_RETURN(const RunResult result, Run(schedule, store_, inputs, clock_));
     if (inputs.batch != nullptr) accumulated.losses.push_back(result.loss);
     accumulated.forward += result.forward;
@@ -205,7 +197,7 @@ absl::StatusOr<StepResult> TrainingStep::Step(const std::vector<model::MicroBatc
   announced_.pop_front();
   const absl::Duration blocked = store_->queue()->blocked();
   VLM_ASSIGN_OR_RETURN(const StepHeader header, Receive(announced.get(), micro_batches));
-  VLM_ASSIGN_OR_RETURN(Accumulated accumulated, RunMicroSteps(train_, header, micro_batches));
+  VLM_ASSIGN_OR_RETURN(Accumulated accumulated, RunMicroSteps(header, micro_batches));
   VLM_RETURN_IF_ERROR(JoinLosses(header, &accumulated));
   StepResult result;
   result.step = header.step;
@@ -214,8 +206,6 @@ absl::StatusOr<StepResult> TrainingStep::Step(const std::vector<model::MicroBatc
   result.lr_factor = LrFactor(options_.lr_schedule, static_cast<int64_t>(header.step));
   for (const ParameterGroup& group : groups_.groups) result.lr = std::max(result.lr, group.lr * result.lr_factor);
   result.totals = header.totals;
-  result.dropped = header.dropped;
-  result.requests = header.requests;
   const absl::Duration start = clock_->Monotonic(), blocked_before = store_->queue()->blocked();
   VLM_RETURN_IF_ERROR(Optimize(accumulated, &result));
   result.times.optimizer = clock_->Monotonic() - start - (store_->queue()->blocked() - blocked_before);
@@ -224,16 +214,6 @@ absl::StatusOr<StepResult> TrainingStep::Step(const std::vector<model::MicroBatc
   result.times.communication = store_->queue()->blocked() - blocked;
   result.non_finite_steps = non_finite_steps_;
   return result;
-}
-
-absl::StatusOr<double> TrainingStep::Evaluate(uint64_t step, const std::vector<model::MicroBatch>& micro_batches) {
-  std::vector<MicroBatchHeader> headers;
-  for (const model::MicroBatch& batch : micro_batches) headers.push_back(Describe(batch, 0));
-  const std::unique_ptr<Announced> announced = Send({step, 0, "", std::move(headers)});
-  VLM_ASSIGN_OR_RETURN(const StepHeader header, Receive(announced.get(), micro_batches));
-  VLM_ASSIGN_OR_RETURN(Accumulated accumulated, RunMicroSteps(score_, header, micro_batches));
-  VLM_RETURN_IF_ERROR(JoinLosses(header, &accumulated));
-  return accumulated.loss;
 }
 
 }  // namespace vlm::train

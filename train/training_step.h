@@ -23,7 +23,7 @@
 namespace vlm::train {
 
 struct TrainingOptions {
-  uint64_t seed = 0;
+  uint64_t seed = 0;  // of the job; ranks that differ in it must not train together: they would draw other batches
   AdamWOptions optimizer;
   LrScheduleOptions lr_schedule;
   double clip_norm = 0;  // 0: none
@@ -42,10 +42,8 @@ struct StepResult {
   double loss = 0;           // of the whole step, fp64 in order of m; the same on every rank
   double gradient_norm = 0;  // before clipping
   double lr_factor = 0;
-  double lr = 0;         // the highest rate of a group in this step
-  model::Counts totals;  // over all ranks
-  int64_t dropped = 0;
-  uint64_t requests = 0;          // of any rank, as announced for this step; the same on every rank
+  double lr = 0;                  // the highest rate of a group in this step
+  model::Counts totals;           // over all ranks
   bool non_finite = false;        // skipped by all ranks: parameters, moments and counts unchanged
   uint64_t non_finite_steps = 0;  // skipped so far by this object
   PhaseTimes times;               // of this rank
@@ -63,21 +61,16 @@ class TrainingStep {
   // Sends this rank's header of a coming step and collects the others' (collective; on the communication thread with
   // overlap, its error then comes from Step). At most two steps may be announced and not run. FAILED_PRECONDITION when
   // steps are not announced one after another.
-  absl::Status Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches, uint64_t requests = 0);
+  absl::Status Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches);
 
   // Runs the oldest announced step with this rank's micro-batches, ascending m, exactly those announced (none for a
   // rank that has none). Collective. Errors of ExchangeHeader, Run and the collective; INVALID_ARGUMENT when the
   // micro-batches are not the announced ones. After an error the attempt must end.
   absl::StatusOr<StepResult> Step(const std::vector<model::MicroBatch>& micro_batches);
 
-  // The loss of micro-batches without gradients (validation): forward only; batches of this rank, dealt like a step's.
-  // `step` only names the exchange. Collective; must not stand between Announce(k) and Step(k) of the same k on some
-  // ranks and elsewhere on others.
-  absl::StatusOr<double> Evaluate(uint64_t step, const std::vector<model::MicroBatch>& micro_batches);
-
   const GroupTable& groups() const;
   const std::string& plan_hash() const { return plan_hash_; }  // what the header compares
-  const Schedule& schedule(bool images) const;
+  const Schedule& schedule(bool images) const { return schedules_[images]; }
 
  private:
   struct Announced;    // a header on its way
@@ -87,7 +80,7 @@ class TrainingStep {
   std::string PlanHash() const;
   std::unique_ptr<Announced> Send(RankHeader header);
   absl::StatusOr<StepHeader> Receive(Announced* announced, const std::vector<model::MicroBatch>& micro_batches);
-  absl::StatusOr<Accumulated> RunMicroSteps(const Schedule (&schedules)[2], const StepHeader& header,
+  absl::StatusOr<Accumulated> RunMicroSteps(const StepHeader& header,
                                             const std::vector<model::MicroBatch>& micro_batches);
   absl::Status JoinLosses(const StepHeader& header, Accumulated* accumulated);
   absl::Status Optimize(const Accumulated& accumulated, StepResult* result);
@@ -97,7 +90,7 @@ class TrainingStep {
   const std::unique_ptr<Objective> objective_;
   ParameterStore* const store_;
   const Clock* const clock_;
-  Schedule train_[2], score_[2];  // by presence of images
+  Schedule schedules_[2];  // by presence of images
   std::string plan_hash_;
   std::deque<std::unique_ptr<Announced>> announced_;
   std::optional<uint64_t> last_announced_;

@@ -20,6 +20,8 @@ const char* NameOf(OperationKind kind) {
       return "all-gather of bytes";
     case OperationKind::kBarrier:
       return "barrier";
+    case OperationKind::kAbort:
+      return "abort";
   }
   return "unknown operation";
 }
@@ -35,6 +37,11 @@ Operation MakeOperation(uint64_t sequence, OperationKind kind, int64_t numel, ui
   operation.element_bytes = element_bytes;
   std::memcpy(operation.tag, tag.data(), std::min(tag.size(), sizeof(operation.tag) - 1));
   return operation;
+}
+
+absl::Status AbortedByPeer(int rank, std::string_view reason) {
+  return absl::AbortedError(
+      absl::StrCat("collective aborted by rank ", rank, ": ", absl::string_view(reason.data(), reason.size())));
 }
 
 std::string DescribeOperation(const Operation& operation) {

@@ -2,6 +2,7 @@
 #ifndef VLM_TRAIN_COLLECTIVES_OPERATION_H_
 #define VLM_TRAIN_COLLECTIVES_OPERATION_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -16,7 +17,14 @@ enum class OperationKind : uint32_t {
   kAllGather = 3,
   kAllGatherBytes = 4,
   kBarrier = 5,
+  kAbort = 6,  // over TCP, in place of any other: its payload is the reason
 };
+
+// Longer reasons of an abort are cut: they cross in memory and messages of fixed size.
+inline constexpr size_t kAbortReasonBytesMax = 512;
+
+// ABORTED as peers of `rank` see it.
+absl::Status AbortedByPeer(int rank, std::string_view reason);
 
 // Trivially copyable: it stands in shared memory and in TCP messages (ranks run one build on one kind of machine).
 struct Operation {

@@ -13,13 +13,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "base/clock.h"
 
 namespace vlm::train {
 namespace {
@@ -41,16 +41,25 @@ struct Hello {
 
 absl::Status SocketError(const std::string& action) { return ErrnoStatus(errno, action); }
 
-// Time left until `end`, in whole milliseconds, at least 0.
-int LeftMs(absl::Duration end) {
-  const absl::Duration left = end - RealClock()->Monotonic();
-  return left <= absl::ZeroDuration() ? 0 : static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
-}
+// A moment of a clock until which a call may wait.
+struct Deadline {
+  explicit Deadline(const Patience& patience)
+      : end(patience.clock->Monotonic() + patience.deadline), clock(patience.clock) {}
+  // What is left, at least 0.
+  Patience Left() const { return {std::max(absl::ZeroDuration(), end - clock->Monotonic()), clock}; }
+  // In whole milliseconds, at least 0.
+  int LeftMs() const {
+    const absl::Duration left = Left().deadline;
+    return left == absl::ZeroDuration() ? 0 : static_cast<int>(absl::ToInt64Milliseconds(left)) + 1;
+  }
+  absl::Duration end;
+  const Clock* clock;
+};
 
-absl::Status WaitFor(int fd, short events, absl::Duration end) {
+absl::Status WaitFor(int fd, short events, const Deadline& deadline) {
   while (true) {
     pollfd entry{fd, events, 0};
-    const int left = LeftMs(end);
+    const int left = deadline.LeftMs();
     const int ready = poll(&entry, 1, left);
     if (ready > 0) return absl::OkStatus();
     if (ready < 0 && errno != EINTR) return SocketError("poll a peer's socket");
@@ -87,7 +96,7 @@ Nonce ProofOf(const MeshIdentity& identity, int prover, uint32_t channel, const 
 
 // Both sides: send hello, read hello, send proof of the other's nonce, check the proof of ours. Returns the peer's
 // rank.
-absl::StatusOr<int> Authenticate(int fd, const MeshIdentity& identity, uint32_t channel, absl::Duration deadline) {
+absl::StatusOr<int> Authenticate(int fd, const MeshIdentity& identity, uint32_t channel, const Patience& patience) {
   Hello mine;
   mine.rank = identity.rank;
   mine.world = identity.world;
@@ -97,16 +106,16 @@ absl::StatusOr<int> Authenticate(int fd, const MeshIdentity& identity, uint32_t 
     return absl::InternalError("no random bytes for a collective hello");
   }
   Hello theirs;
-  VLM_RETURN_IF_ERROR(SendAll(fd, &mine, sizeof(mine), deadline));
-  VLM_RETURN_IF_ERROR(ReceiveAll(fd, &theirs, sizeof(theirs), deadline));
+  VLM_RETURN_IF_ERROR(SendAll(fd, &mine, sizeof(mine), patience));
+  VLM_RETURN_IF_ERROR(ReceiveAll(fd, &theirs, sizeof(theirs), patience));
   if (theirs.magic != kMagic || theirs.fence != identity.fence || theirs.world != identity.world ||
       theirs.channel != channel || theirs.rank < 0 || theirs.rank >= identity.world || theirs.rank == identity.rank) {
     return absl::PermissionDeniedError("a connection to this rank is not of its attempt");
   }
   const Nonce proof = ProofOf(identity, identity.rank, channel, theirs.nonce);
-  VLM_RETURN_IF_ERROR(SendAll(fd, proof.data(), proof.size(), deadline));
+  VLM_RETURN_IF_ERROR(SendAll(fd, proof.data(), proof.size(), patience));
   Nonce answer;
-  VLM_RETURN_IF_ERROR(ReceiveAll(fd, answer.data(), answer.size(), deadline));
+  VLM_RETURN_IF_ERROR(ReceiveAll(fd, answer.data(), answer.size(), patience));
   const Nonce expected = ProofOf(identity, theirs.rank, channel, mine.nonce);
   if (CRYPTO_memcmp(answer.data(), expected.data(), expected.size()) != 0) {
     return absl::PermissionDeniedError("a connection to this rank does not know the attempt's secret");
@@ -119,7 +128,7 @@ void SetNoDelay(int fd) {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
-absl::StatusOr<UniqueFd> ConnectTo(const PeerAddress& peer, MeshTransport transport, absl::Duration end) {
+absl::StatusOr<UniqueFd> ConnectTo(const PeerAddress& peer, MeshTransport transport, const Deadline& deadline) {
   sockaddr_storage storage;
   socklen_t length;
   if (transport == MeshTransport::kUnix) {
@@ -138,7 +147,7 @@ absl::StatusOr<UniqueFd> ConnectTo(const PeerAddress& peer, MeshTransport transp
   if (fd.get() < 0) return SocketError("open a socket to a peer");
   if (connect(fd.get(), reinterpret_cast<sockaddr*>(&storage), length) != 0) {
     if (errno != EINPROGRESS && errno != EAGAIN) return SocketError("connect to a peer");
-    VLM_RETURN_IF_ERROR(WaitFor(fd.get(), POLLOUT, end));
+    VLM_RETURN_IF_ERROR(WaitFor(fd.get(), POLLOUT, deadline));
     int error = 0;
     socklen_t size = sizeof(error);
     getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
@@ -155,14 +164,14 @@ struct MeshChannel {
 
 // Connects until `peer` proves itself: a peer still busy with an earlier channel drops the connection.
 absl::StatusOr<UniqueFd> ConnectToRank(const MeshIdentity& identity, int peer, const PeerAddress& address,
-                                       MeshChannel mesh, absl::Duration end) {
+                                       MeshChannel mesh, const Deadline& deadline) {
   while (true) {
     // The peer listened before the rendezvous, so a refused connection means that it is gone.
-    VLM_ASSIGN_OR_RETURN(UniqueFd fd, ConnectTo(address, mesh.transport, end));
-    const absl::StatusOr<int> found = Authenticate(fd.get(), identity, mesh.channel, end - RealClock()->Monotonic());
+    VLM_ASSIGN_OR_RETURN(UniqueFd fd, ConnectTo(address, mesh.transport, deadline));
+    const absl::StatusOr<int> found = Authenticate(fd.get(), identity, mesh.channel, deadline.Left());
     if (found.ok() && *found == peer) return fd;
     if (found.ok()) return absl::PermissionDeniedError(absl::StrCat("rank ", *found, " answered in its place"));
-    if (!absl::IsUnavailable(found.status()) || LeftMs(end) == 0) return found.status();
+    if (!absl::IsUnavailable(found.status()) || deadline.LeftMs() == 0) return found.status();
     poll(nullptr, 0, kPollSliceMs / 10);
   }
 }
@@ -229,19 +238,19 @@ PeerListener::~PeerListener() {
 
 absl::StatusOr<std::vector<UniqueFd>> ConnectMesh(const MeshIdentity& identity, const PeerListener& listener,
                                                   const std::vector<PeerAddress>& peers, MeshTransport transport,
-                                                  uint32_t channel, absl::Duration deadline) {
-  const absl::Duration end = RealClock()->Monotonic() + deadline;
+                                                  uint32_t channel, const Patience& patience) {
+  const Deadline deadline(patience);
   std::vector<UniqueFd> sockets(static_cast<size_t>(identity.world));
   for (int peer = 0; peer < identity.rank; ++peer) {
     absl::StatusOr<UniqueFd> fd =
-        ConnectToRank(identity, peer, peers[static_cast<size_t>(peer)], {transport, channel}, end);
+        ConnectToRank(identity, peer, peers[static_cast<size_t>(peer)], {transport, channel}, deadline);
     if (!fd.ok()) return Annotate(fd.status(), absl::StrCat("connect to rank ", peer));
     sockets[static_cast<size_t>(peer)] = *std::move(fd);
   }
   const int ear = transport == MeshTransport::kUnix ? listener.unix_fd() : listener.tcp_fd();
   int missing = identity.world - 1 - identity.rank;
   while (missing > 0) {
-    if (RealClock()->Monotonic() >= end) {
+    if (deadline.LeftMs() == 0) {
       std::vector<int> absent;
       for (int peer = identity.rank + 1; peer < identity.world; ++peer) {
         if (sockets[static_cast<size_t>(peer)].get() < 0) absent.push_back(peer);
@@ -249,11 +258,12 @@ absl::StatusOr<std::vector<UniqueFd>> ConnectMesh(const MeshIdentity& identity, 
       return absl::DeadlineExceededError(absl::StrCat("ranks did not connect in time: ", absl::StrJoin(absent, ", ")));
     }
     pollfd entry{ear, POLLIN, 0};
-    if (poll(&entry, 1, std::min(LeftMs(end), kPollSliceMs)) <= 0) continue;
+    if (poll(&entry, 1, std::min(deadline.LeftMs(), kPollSliceMs)) <= 0) continue;
     UniqueFd fd(accept4(ear, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (fd.get() < 0) continue;
-    const absl::StatusOr<int> found =
-        Authenticate(fd.get(), identity, channel, std::min(kHelloDeadline, end - RealClock()->Monotonic()));
+    Patience hello = deadline.Left();
+    hello.deadline = std::min(hello.deadline, kHelloDeadline);
+    const absl::StatusOr<int> found = Authenticate(fd.get(), identity, channel, hello);
     if (!found.ok() || *found <= identity.rank || sockets[static_cast<size_t>(*found)].get() >= 0) continue;
     if (transport == MeshTransport::kTcp) SetNoDelay(fd.get());
     sockets[static_cast<size_t>(*found)] = std::move(fd);
@@ -262,8 +272,8 @@ absl::StatusOr<std::vector<UniqueFd>> ConnectMesh(const MeshIdentity& identity, 
   return sockets;
 }
 
-absl::Status SendAll(int fd, const void* data, size_t bytes, absl::Duration deadline) {
-  const absl::Duration end = RealClock()->Monotonic() + deadline;
+absl::Status SendAll(int fd, const void* data, size_t bytes, const Patience& patience) {
+  const Deadline deadline(patience);
   const char* next = static_cast<const char*>(data);
   while (bytes > 0) {
     const ssize_t sent = send(fd, next, bytes, MSG_NOSIGNAL);
@@ -271,7 +281,7 @@ absl::Status SendAll(int fd, const void* data, size_t bytes, absl::Duration dead
       next += sent;
       bytes -= static_cast<size_t>(sent);
     } else if (errno == EAGAIN) {
-      VLM_RETURN_IF_ERROR(WaitFor(fd, POLLOUT, end));
+      VLM_RETURN_IF_ERROR(WaitFor(fd, POLLOUT, deadline));
     } else if (errno != EINTR) {
       return absl::UnavailableError("a peer closed its connection");
     }
@@ -279,8 +289,8 @@ absl::Status SendAll(int fd, const void* data, size_t bytes, absl::Duration dead
   return absl::OkStatus();
 }
 
-absl::Status ReceiveAll(int fd, void* data, size_t bytes, absl::Duration deadline) {
-  const absl::Duration end = RealClock()->Monotonic() + deadline;
+absl::Status ReceiveAll(int fd, void* data, size_t bytes, const Patience& patience) {
+  const Deadline deadline(patience);
   char* next = static_cast<char*>(data);
   while (bytes > 0) {
     const ssize_t received = recv(fd, next, bytes, 0);
@@ -290,14 +300,14 @@ absl::Status ReceiveAll(int fd, void* data, size_t bytes, absl::Duration deadlin
     } else if (received == 0 || (errno != EAGAIN && errno != EINTR)) {
       return absl::UnavailableError("a peer closed its connection");
     } else if (errno == EAGAIN) {
-      VLM_RETURN_IF_ERROR(WaitFor(fd, POLLIN, end));
+      VLM_RETURN_IF_ERROR(WaitFor(fd, POLLIN, deadline));
     }
   }
   return absl::OkStatus();
 }
 
-absl::Status SendDescriptor(int socket, int fd, absl::Duration deadline) {
-  VLM_RETURN_IF_ERROR(WaitFor(socket, POLLOUT, RealClock()->Monotonic() + deadline));
+absl::Status SendDescriptor(int socket, int fd, const Patience& patience) {
+  VLM_RETURN_IF_ERROR(WaitFor(socket, POLLOUT, Deadline(patience)));
   char byte = 'd';
   iovec data{&byte, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
@@ -315,8 +325,8 @@ absl::Status SendDescriptor(int socket, int fd, absl::Duration deadline) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<UniqueFd> ReceiveDescriptor(int socket, absl::Duration deadline) {
-  VLM_RETURN_IF_ERROR(WaitFor(socket, POLLIN, RealClock()->Monotonic() + deadline));
+absl::StatusOr<UniqueFd> ReceiveDescriptor(int socket, const Patience& patience) {
+  VLM_RETURN_IF_ERROR(WaitFor(socket, POLLIN, Deadline(patience)));
   char byte = 0;
   iovec data{&byte, 1};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};

@@ -8,9 +8,16 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace vlm::train {
+
+// How long a call may wait, by which clock.
+struct Patience {
+  absl::Duration deadline;
+  const Clock* clock = RealClock();
+};
 
 // A file descriptor that closes itself.
 class UniqueFd {
@@ -66,14 +73,14 @@ enum class MeshTransport { kUnix, kTcp };
 // Connections that fail the proof are dropped and do not end the attempt. DEADLINE_EXCEEDED names missing ranks.
 absl::StatusOr<std::vector<UniqueFd>> ConnectMesh(const MeshIdentity& identity, const PeerListener& listener,
                                                   const std::vector<PeerAddress>& peers, MeshTransport transport,
-                                                  uint32_t channel, absl::Duration deadline);
+                                                  uint32_t channel, const Patience& patience);
 
 // Blocking transfers on a non-blocking socket. UNAVAILABLE when the peer closed, DEADLINE_EXCEEDED.
-absl::Status SendAll(int fd, const void* data, size_t bytes, absl::Duration deadline);
-absl::Status ReceiveAll(int fd, void* data, size_t bytes, absl::Duration deadline);
+absl::Status SendAll(int fd, const void* data, size_t bytes, const Patience& patience);
+absl::Status ReceiveAll(int fd, void* data, size_t bytes, const Patience& patience);
 // A descriptor over a Unix socket (SCM_RIGHTS), with one byte of data.
-absl::Status SendDescriptor(int socket, int fd, absl::Duration deadline);
-absl::StatusOr<UniqueFd> ReceiveDescriptor(int socket, absl::Duration deadline);
+absl::Status SendDescriptor(int socket, int fd, const Patience& patience);
+absl::StatusOr<UniqueFd> ReceiveDescriptor(int socket, const Patience& patience);
 
 }  // namespace vlm::train
 

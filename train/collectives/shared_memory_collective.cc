@@ -15,7 +15,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/clock.h"
 #include "train/collectives/first_failure.h"
 #include "train/collectives/operation.h"
 #include "train/collectives/ordered_sum.h"
@@ -27,13 +26,15 @@ namespace {
 constexpr size_t kStagingBytes = 4 << 20;  // per rank; larger unshared buffers go through it in pieces
 constexpr size_t kLine = 128;              // two cache lines: the prefetcher pulls pairs
 
-// One rank's page in shared memory. Only its owner writes, but for `aborted` and `changes`.
+// One rank's page in shared memory. Only its owner writes, but for `aborted_by` and `changes`.
 struct ControlPage {
-  alignas(kLine) std::atomic<uint64_t> arrived;   // operations entered
-  alignas(kLine) std::atomic<uint64_t> finished;  // operations whose peer buffers are no longer read
-  alignas(kLine) std::atomic<uint32_t> changes;   // futex: +1 whenever any rank's progress or `aborted` changes
-  alignas(kLine) std::atomic<uint32_t> aborted;
-  alignas(kLine) Operation operation;  // of `arrived`
+  alignas(kLine) std::atomic<uint64_t> arrived;     // operations entered
+  alignas(kLine) std::atomic<uint64_t> finished;    // operations whose peer buffers are no longer read
+  alignas(kLine) std::atomic<uint32_t> changes;     // futex: +1 whenever any rank's progress or `aborted_by` changes
+  alignas(kLine) std::atomic<uint32_t> aborted_by;  // rank + 1 of the first to abort; its page holds the reason
+  alignas(kLine) Operation operation;               // of `arrived`
+  alignas(kLine) uint32_t reason_bytes;             // written once, before any `aborted_by` names this rank
+  char reason[kAbortReasonBytesMax];
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free);
 
@@ -55,8 +56,8 @@ class SharedMemoryCollective final : public Collective {
       : rank_(identity.rank), world_(identity.world), sockets_(std::move(sockets)), options_(options) {}
 
   absl::Status Init() {
-    VLM_ASSIGN_OR_RETURN(control_, SharedSegment::Exchange(rank_, sockets_, sizeof(ControlPage), options_.deadline));
-    VLM_ASSIGN_OR_RETURN(staging_, SharedSegment::Exchange(rank_, sockets_, kStagingBytes, options_.deadline));
+    VLM_ASSIGN_OR_RETURN(control_, SharedSegment::Exchange(rank_, sockets_, sizeof(ControlPage), Waiting()));
+    VLM_ASSIGN_OR_RETURN(staging_, SharedSegment::Exchange(rank_, sockets_, kStagingBytes, Waiting()));
     stop_watching_ = UniqueFd(eventfd(0, EFD_CLOEXEC));
     watcher_ = std::thread([this] { WatchPeers(); });
     return absl::OkStatus();
@@ -75,10 +76,8 @@ class SharedMemoryCollective final : public Collective {
   uint64_t bytes_communicated() const override { return bytes_.load(std::memory_order_relaxed); }
   absl::Status health() const override {
     VLM_RETURN_IF_ERROR(failure_.status());
-    if (Control(rank_)->aborted.load(std::memory_order_acquire) != 0) {
-      return absl::AbortedError("collective aborted by a peer");
-    }
-    const int dead = dead_peer_.load();
+    const int dead = dead_peer_.load();  // before `aborted_by`: who aborts and leaves is seen to have aborted
+    VLM_RETURN_IF_ERROR(PeersAbort());
     return dead < 0 ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("rank ", dead, " is gone"));
   }
 
@@ -88,7 +87,7 @@ class SharedMemoryCollective final : public Collective {
         Run(MakeOperation(0, OperationKind::kAllocate, numel, static_cast<uint32_t>(c10::elementSize(type)), tag),
             [] { return absl::OkStatus(); }));
     VLM_ASSIGN_OR_RETURN(std::shared_ptr<SharedSegment> segment,
-                         SharedSegment::Exchange(rank_, sockets_, std::max<size_t>(bytes, 1), options_.deadline));
+                         SharedSegment::Exchange(rank_, sockets_, std::max<size_t>(bytes, 1), Waiting()));
     segments_.push_back(segment);
     // The tensor keeps the mapping alive, should it outlive this object.
     return at::from_blob(segment->of(rank_), {numel}, [segment](void*) {}, at::TensorOptions().dtype(type));
@@ -193,12 +192,29 @@ class SharedMemoryCollective final : public Collective {
   void Abort(std::string_view reason) override {
     failure_.Set(
         absl::AbortedError(absl::StrCat("collective aborted: ", absl::string_view(reason.data(), reason.size()))));
-    for (int peer = 0; peer < world_; ++peer) Control(peer)->aborted.store(1);
+    if (abort_told_.exchange(true)) return;
+    ControlPage* const mine = Control(rank_);
+    mine->reason_bytes = static_cast<uint32_t>(std::min(reason.size(), kAbortReasonBytesMax));
+    std::memcpy(mine->reason, reason.data(), mine->reason_bytes);
+    for (int peer = 0; peer < world_; ++peer) {
+      uint32_t nobody = 0;
+      Control(peer)->aborted_by.compare_exchange_strong(nobody, static_cast<uint32_t>(rank_) + 1);
+    }
     NotifyAll();
   }
 
  private:
+  Patience Waiting() const { return {options_.deadline, options_.clock}; }
   ControlPage* Control(int rank) const { return reinterpret_cast<ControlPage*>(control_->of(rank)); }
+
+  // ABORTED with the reason of the rank that aborted, else OK.
+  absl::Status PeersAbort() const {
+    const uint32_t by = Control(rank_)->aborted_by.load(std::memory_order_acquire);
+    if (by == 0) return absl::OkStatus();
+    const ControlPage& page = *Control(static_cast<int>(by) - 1);
+    return AbortedByPeer(static_cast<int>(by) - 1,
+                         {page.reason, std::min<size_t>(page.reason_bytes, kAbortReasonBytesMax)});
+  }
 
   // Enters the operation, waits until every peer has, checks that it is the same, lets `body` read the peers'
   // memory, and waits until every peer has read ours.
@@ -223,7 +239,7 @@ class SharedMemoryCollective final : public Collective {
   }
 
   absl::Status WaitForPeers(std::atomic<uint64_t> ControlPage::* progress, const Operation& operation) {
-    const absl::Duration end = RealClock()->Monotonic() + options_.deadline;
+    const absl::Duration end = options_.clock->Monotonic() + options_.deadline;
     ControlPage* const mine = Control(rank_);
     for (int spin = 0;; ++spin) {
       const uint32_t seen = mine->changes.load(std::memory_order_acquire);
@@ -232,14 +248,13 @@ class SharedMemoryCollective final : public Collective {
         if ((Control(peer)->*progress).load(std::memory_order_acquire) < operation.sequence) waiting_for = peer;
       }
       if (waiting_for < 0) return absl::OkStatus();
-      if (mine->aborted.load(std::memory_order_acquire) != 0) {
-        VLM_RETURN_IF_ERROR(failure_.status());
-        return Fail(absl::AbortedError("collective aborted by a peer"));
-      }
-      if (const int dead = dead_peer_.load(); dead >= 0) {
+      const int dead = dead_peer_.load();  // before `aborted_by`: who aborts and leaves is seen to have aborted
+      VLM_RETURN_IF_ERROR(failure_.status());
+      if (const absl::Status aborted = PeersAbort(); !aborted.ok()) return Fail(aborted);
+      if (dead >= 0) {
         return Fail(absl::UnavailableError(absl::StrCat("rank ", dead, " is gone, in ", DescribeOperation(operation))));
       }
-      const absl::Duration left = end - RealClock()->Monotonic();
+      const absl::Duration left = end - options_.clock->Monotonic();
       if (left <= absl::ZeroDuration()) {
         return Fail(absl::DeadlineExceededError(absl::StrCat("rank ", waiting_for, " did not join within ",
                                                              absl::FormatDuration(options_.deadline), ": ",
@@ -325,6 +340,7 @@ class SharedMemoryCollective final : public Collective {
   std::vector<std::shared_ptr<SharedSegment>> segments_;
   std::atomic<uint64_t> sequence_{0}, bytes_{0};
   std::atomic<int> dead_peer_{-1};
+  std::atomic<bool> abort_told_{false};
   FirstFailure failure_;
   UniqueFd stop_watching_;
   std::thread watcher_;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "train/collective.h"
 #include "train/collectives/peer_mesh.h"
@@ -22,6 +23,7 @@ struct CollectiveOptions {
   absl::Duration deadline = absl::Minutes(5);  // of each operation
   // Checks of a progress word before sleeping on it; 0 where ranks are at least as many as cores.
   int spins = 0;
+  const Clock* clock = RealClock();  // outlives the collective
 };
 
 // `sockets` come from ConnectMesh over Unix sockets. Collective: returns when memory has been exchanged.

@@ -11,20 +11,20 @@
 namespace vlm::train {
 
 absl::StatusOr<std::shared_ptr<SharedSegment>> SharedSegment::Exchange(int rank, const std::vector<UniqueFd>& sockets,
-                                                                       size_t bytes, absl::Duration deadline) {
+                                                                       size_t bytes, const Patience& patience) {
   std::shared_ptr<SharedSegment> segment(new SharedSegment(sockets.size(), bytes));
   UniqueFd mine(memfd_create("vlm-collective", MFD_CLOEXEC));
   if (mine.get() < 0 || ftruncate(mine.get(), static_cast<off_t>(bytes)) != 0) {
     return ErrnoStatus(errno, absl::StrCat("make ", bytes, " bytes of shared memory"));
   }
   for (size_t peer = 0; peer < sockets.size(); ++peer) {
-    if (static_cast<int>(peer) != rank) VLM_RETURN_IF_ERROR(SendDescriptor(sockets[peer].get(), mine.get(), deadline));
+    if (static_cast<int>(peer) != rank) VLM_RETURN_IF_ERROR(SendDescriptor(sockets[peer].get(), mine.get(), patience));
   }
   for (size_t peer = 0; peer < sockets.size(); ++peer) {
     UniqueFd theirs;
     int fd = mine.get();
     if (static_cast<int>(peer) != rank) {
-      VLM_ASSIGN_OR_RETURN(theirs, ReceiveDescriptor(sockets[peer].get(), deadline));
+      VLM_ASSIGN_OR_RETURN(theirs, ReceiveDescriptor(sockets[peer].get(), patience));
       fd = theirs.get();
       struct stat info;
       if (fstat(fd, &info) != 0 || static_cast<size_t>(info.st_size) != bytes) {

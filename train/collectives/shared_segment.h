@@ -6,7 +6,6 @@
 #include <memory>
 #include <vector>
 
-#include "absl/time/time.h"
 #include "base/status.h"
 #include "train/collectives/peer_mesh.h"
 
@@ -17,7 +16,7 @@ class SharedSegment {
  public:
   // Makes this rank's memfd of `bytes` (zeroed), passes it to every peer and maps theirs. Collective.
   static absl::StatusOr<std::shared_ptr<SharedSegment>> Exchange(int rank, const std::vector<UniqueFd>& sockets,
-                                                                 size_t bytes, absl::Duration deadline);
+                                                                 size_t bytes, const Patience& patience);
   ~SharedSegment();
   SharedSegment(const SharedSegment&) = delete;
   SharedSegment& operator=(const SharedSegment&) = delete;

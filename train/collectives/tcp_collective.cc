@@ -14,7 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "base/clock.h"
+#include "base/mutex.h"
 #include "train/collectives/first_failure.h"
 #include "train/collectives/operation.h"
 #include "train/collectives/ordered_sum.h"
@@ -34,6 +34,7 @@ struct Transfer {
   std::byte* receive = nullptr;  // where the payload goes; sized by `receive_capacity`
   uint64_t receive_capacity = 0;
   std::string* receive_string = nullptr;  // instead: sized by the header
+  std::string abort_reason;               // of a peer that aborts instead of joining
   uint64_t sent = 0, received = 0;        // bytes of header and payload
 
   bool sending() const { return sent < sizeof(Header) + send_header.payload_bytes; }
@@ -51,7 +52,8 @@ class TcpCollective final : public Collective {
         world_(identity.world),
         sockets_(std::move(sockets)),
         options_(options),
-        abort_event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+        abort_event_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        mid_message_(static_cast<size_t>(identity.world), false) {}
 
   int rank() const override { return rank_; }
   int world() const override { return world_; }
@@ -157,21 +159,36 @@ class TcpCollective final : public Collective {
   void Abort(std::string_view reason) override {
     failure_.Set(
         absl::AbortedError(absl::StrCat("collective aborted: ", absl::string_view(reason.data(), reason.size()))));
-    // Peers see the closed connection; our own poll wakes by the event.
-    for (const UniqueFd& socket : sockets_) {
-      if (socket.get() >= 0) shutdown(socket.get(), SHUT_RDWR);
+    // Peers read the reason or see the closed connection; our own poll wakes by the event.
+    MutexLock lock(&send_mutex_);
+    for (int peer = 0; !aborted_ && peer < world_; ++peer) {
+      const int fd = sockets_[static_cast<size_t>(peer)].get();
+      if (fd < 0) continue;
+      if (!mid_message_[static_cast<size_t>(peer)]) SendReason(fd, reason.substr(0, kAbortReasonBytesMax));
+      shutdown(fd, SHUT_RDWR);
     }
+    aborted_ = true;
     const uint64_t one = 1;
     (void)!write(abort_event_.get(), &one, sizeof(one));
   }
 
  private:
+  // As far as the socket takes it: nobody waits for a peer on the way out.
+  static void SendReason(int fd, std::string_view reason) {
+    Header header;
+    header.operation = MakeOperation(0, OperationKind::kAbort, 0, 1, "");
+    header.payload_bytes = reason.size();
+    std::string message(reinterpret_cast<const char*>(&header), sizeof(header));
+    message += reason;
+    (void)!send(fd, message.data(), message.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  }
+
   // Sends and receives one message per peer, all at once, so no order of peers can deadlock.
   absl::Status Exchange(Operation operation, std::vector<Transfer>* transfers) {
     VLM_RETURN_IF_ERROR(failure_.status());
     operation.sequence = sequence_.fetch_add(1, std::memory_order_relaxed) + 1;
     for (Transfer& transfer : *transfers) transfer.send_header.operation = operation;
-    const absl::Duration end = RealClock()->Monotonic() + options_.deadline;
+    const absl::Duration end = options_.clock->Monotonic() + options_.deadline;
     std::vector<pollfd> entries;
     std::vector<int> peers;
     while (true) {
@@ -186,7 +203,7 @@ class TcpCollective final : public Collective {
         peers.push_back(peer);
       }
       if (entries.size() == 1) return absl::OkStatus();
-      const absl::Duration left = end - RealClock()->Monotonic();
+      const absl::Duration left = end - options_.clock->Monotonic();
       if (left <= absl::ZeroDuration()) {
         return Fail(absl::DeadlineExceededError(absl::StrCat("rank ", peers.back(), " did not join within ",
                                                              absl::FormatDuration(options_.deadline), ": ",
@@ -194,18 +211,28 @@ class TcpCollective final : public Collective {
       }
       if (poll(entries.data(), entries.size(), static_cast<int>(absl::ToInt64Milliseconds(left)) + 1) < 0) continue;
       if (entries[0].revents != 0) return failure_.status();
+      absl::Status ended;  // who aborts says more than who leaves because of it
       for (size_t i = 1; i < entries.size(); ++i) {
         if (entries[i].revents == 0) continue;
         const absl::Status status = Advance(peers[i], operation, &(*transfers)[static_cast<size_t>(peers[i])]);
-        if (!status.ok()) return Fail(status);
+        if (!status.ok() && (ended.ok() || absl::IsAborted(status))) ended = status;
       }
+      if (!ended.ok()) return Fail(ended);
     }
   }
 
   // Moves as many bytes as the socket takes and gives.
   absl::Status Advance(int peer, const Operation& operation, Transfer* transfer) {
-    const int fd = sockets_[static_cast<size_t>(peer)].get();
+    const bool gone = !SendMore(peer, transfer);  // what the peer said before it left is read first
+    VLM_RETURN_IF_ERROR(ReceiveMore(peer, operation, transfer));
+    return gone ? Gone(peer, operation, *transfer) : absl::OkStatus();
+  }
+
+  // False when the peer takes nothing any more.
+  bool SendMore(int peer, Transfer* transfer) {
+    MutexLock lock(&send_mutex_);
     while (transfer->sending()) {
+      if (aborted_) return false;
       iovec parts[2];
       int count = 0;
       if (transfer->sent < sizeof(Header)) {
@@ -220,29 +247,39 @@ class TcpCollective final : public Collective {
       msghdr message{};
       message.msg_iov = parts;
       message.msg_iovlen = static_cast<size_t>(count);
-      const ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-      if (sent < 0 && (errno == EAGAIN || errno == EINTR)) break;
-      if (sent < 0) return Gone(peer, operation);
+      const ssize_t sent = sendmsg(sockets_[static_cast<size_t>(peer)].get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (sent < 0) return errno == EAGAIN || errno == EINTR;
       transfer->sent += static_cast<uint64_t>(sent);
+      mid_message_[static_cast<size_t>(peer)] = transfer->sending();
     }
+    return true;
+  }
+
+  absl::Status ReceiveMore(int peer, const Operation& operation, Transfer* transfer) {
     while (transfer->receiving()) {
       const bool in_header = transfer->received < sizeof(Header);
       std::byte* const target = in_header ? reinterpret_cast<std::byte*>(&transfer->receive_header) + transfer->received
                                           : transfer->receive + (transfer->received - sizeof(Header));
       const uint64_t wanted =
           (in_header ? sizeof(Header) : sizeof(Header) + transfer->receive_header.payload_bytes) - transfer->received;
-      const ssize_t received = recv(fd, target, wanted, MSG_DONTWAIT);
-      if (received < 0 && (errno == EAGAIN || errno == EINTR)) break;
-      if (received <= 0) return Gone(peer, operation);
+      const ssize_t received = recv(sockets_[static_cast<size_t>(peer)].get(), target, wanted, MSG_DONTWAIT);
+      if (received < 0 && (errno == EAGAIN || errno == EINTR)) return absl::OkStatus();
+      if (received <= 0) return Gone(peer, operation, *transfer);
       transfer->received += static_cast<uint64_t>(received);
       if (!in_header) bytes_.fetch_add(static_cast<uint64_t>(received), std::memory_order_relaxed);
       if (transfer->received == sizeof(Header)) VLM_RETURN_IF_ERROR(AcceptHeader(peer, operation, transfer));
     }
-    return absl::OkStatus();
+    if (transfer->receive_header.operation.kind != OperationKind::kAbort) return absl::OkStatus();
+    return AbortedByPeer(peer, transfer->abort_reason);
   }
 
   absl::Status AcceptHeader(int peer, const Operation& operation, Transfer* transfer) {
-    VLM_RETURN_IF_ERROR(CheckSameOperation(rank_, operation, peer, transfer->receive_header.operation));
+    if (transfer->receive_header.operation.kind == OperationKind::kAbort) {
+      transfer->receive_string = &transfer->abort_reason;
+      transfer->receive_capacity = kAbortReasonBytesMax;
+    } else {
+      VLM_RETURN_IF_ERROR(CheckSameOperation(rank_, operation, peer, transfer->receive_header.operation));
+    }
     const uint64_t bytes = transfer->receive_header.payload_bytes;
     if (bytes > transfer->receive_capacity) {
       return absl::FailedPreconditionError(absl::StrCat("rank ", peer, " sends ", bytes, " bytes where at most ",
@@ -256,8 +293,12 @@ class TcpCollective final : public Collective {
     return absl::OkStatus();
   }
 
-  absl::Status Gone(int peer, const Operation& operation) {
+  absl::Status Gone(int peer, const Operation& operation, const Transfer& transfer) {
     VLM_RETURN_IF_ERROR(failure_.status());  // our own Abort closed the sockets
+    if (!transfer.receiving()) {             // it had said its part, so what follows can only be an abort
+      Transfer next;
+      VLM_RETURN_IF_ERROR(ReceiveMore(peer, operation, &next));
+    }
     return absl::UnavailableError(absl::StrCat("rank ", peer, " is gone, in ", DescribeOperation(operation)));
   }
 
@@ -270,7 +311,10 @@ class TcpCollective final : public Collective {
   const std::vector<UniqueFd> sockets_;
   const CollectiveOptions options_;
   const UniqueFd abort_event_;
-  std::vector<std::byte> received_;  // contributions of the peers, kept between calls
+  std::vector<std::byte> received_;                             // contributions of the peers, kept between calls
+  Mutex send_mutex_;                                            // a reason must not fall into a message
+  std::vector<bool> mid_message_ ABSL_GUARDED_BY(send_mutex_);  // by peer: a part of a message is sent
+  bool aborted_ ABSL_GUARDED_BY(send_mutex_) = false;
   std::atomic<uint64_t> sequence_{0}, bytes_{0};
   FirstFailure failure_;
 };

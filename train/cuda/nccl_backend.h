@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/status.h"
 #include "train/collective.h"
 
@@ -16,6 +17,7 @@ struct NcclOptions {
   int device = 0;                              // index among the devices that this process sees
   std::string unique_id;                       // NewUniqueId() of rank 0, the same on every rank
   absl::Duration deadline = absl::Minutes(5);  // of each operation, connecting among them
+  const Clock* clock = RealClock();            // outlives the collective
 };
 
 // Thread-safe; never destroyed.

@@ -47,7 +47,8 @@ class NcclCollective final : public Collective {
       : host_(std::move(host)),
         device_(at::kCUDA, static_cast<c10::DeviceIndex>(options.device)),
         stream_(c10::cuda::getStreamFromPool(/*isHighPriority=*/true, device_.index())),
-        communicator_({host_->rank(), host_->world(), id, options.deadline, [this] { return host_->health(); }}) {}
+        communicator_(
+            {host_->rank(), host_->world(), id, options.deadline, options.clock, [this] { return host_->health(); }}) {}
 
   ~NcclCollective() override {
     if (event_ != nullptr) (void)cudaEventDestroy(event_);

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/clock.h"
 
 namespace vlm::train {
 namespace {
@@ -46,10 +45,10 @@ absl::Status CheckCudaDevice(int device) {
 NcclCommunicator::~NcclCommunicator() {
   if (communicator_ == nullptr) return;
   // Peers may still read what this rank's part of the last operation left in its buffers: leave together.
-  const absl::Duration end = RealClock()->Monotonic() + kLeaveDeadline;
+  const absl::Duration end = options_.clock->Monotonic() + kLeaveDeadline;
   ncclResult_t state = ncclCommFinalize(communicator_);
   MutexLock lock(&mutex_);
-  while (state == ncclInProgress && RealClock()->Monotonic() < end && failed_.ok()) {
+  while (state == ncclInProgress && options_.clock->Monotonic() < end && failed_.ok()) {
     changed_.WaitFor(&mutex_, kLookEvery);
     if (ncclCommGetAsyncError(communicator_, &state) != ncclSuccess) break;
   }
@@ -112,7 +111,7 @@ absl::StatusOr<bool> NcclCommunicator::Taken(std::string_view what) const {
 }
 
 absl::Status NcclCommunicator::Await(std::string_view what, const std::function<absl::StatusOr<bool>()>& done) {
-  absl::Duration end = RealClock()->Monotonic() + options_.deadline;
+  absl::Duration end = options_.clock->Monotonic() + options_.deadline;
   absl::Status late = absl::DeadlineExceededError(
       absl::StrCat("a peer did not join within ", absl::FormatDuration(options_.deadline), ": ", View(what)));
   bool left = false;
@@ -129,9 +128,9 @@ absl::Status NcclCommunicator::Await(std::string_view what, const std::function<
     if (const absl::Status peers = options_.peers_health(); !left && !peers.ok()) {
       left = true;
       late = Annotate(peers, what);
-      end = std::min(end, RealClock()->Monotonic() + kGraceAfterPeerLeft);
+      end = std::min(end, options_.clock->Monotonic() + kGraceAfterPeerLeft);
     }
-    if (RealClock()->Monotonic() >= end) return Fail(late);
+    if (options_.clock->Monotonic() >= end) return Fail(late);
     MutexLock lock(&mutex_);
     if (failed_.ok()) changed_.WaitFor(&mutex_, kLookEvery);
   }

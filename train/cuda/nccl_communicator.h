@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "base/status.h"
 
@@ -27,6 +28,7 @@ class NcclCommunicator {
     int rank = 0, world = 1;
     ncclUniqueId id{};
     absl::Duration deadline;
+    const Clock* clock = RealClock();
     // What else may end a wait: called while waiting, must not block.
     std::function<absl::Status()> peers_health;
   };

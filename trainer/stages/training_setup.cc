@@ -128,7 +128,7 @@ absl::Status LoadResume(const StageContext& context, train::ParameterStore* stor
 }
 
 // Shared memory where all ranks are on one machine, TCP otherwise.
-absl::StatusOr<std::unique_ptr<train::Collective>> ConnectHosts(const Assignment& assignment,
+absl::StatusOr<std::unique_ptr<train::Collective>> ConnectHosts(const StageContext& context,
                                                                 const train::PeerListener& listener,
                                                                 const std::vector<LinkEndpoint>& endpoints) {
   std::vector<train::PeerAddress> peers;
@@ -137,12 +137,14 @@ absl::StatusOr<std::unique_ptr<train::Collective>> ConnectHosts(const Assignment
     peers.push_back({endpoint.unix_socket, endpoint.tcp, endpoint.boot_id});
     one_machine = one_machine && endpoint.boot_id == listener.address().boot_id;
   }
+  const Assignment& assignment = *context.assignment;
   const train::MeshIdentity identity = {assignment.rank, assignment.world, assignment.fence, assignment.secret};
   const train::MeshTransport transport = one_machine ? train::MeshTransport::kUnix : train::MeshTransport::kTcp;
-  VLM_ASSIGN_OR_RETURN(std::vector<train::UniqueFd> sockets,
-                       train::ConnectMesh(identity, listener, peers, transport, 0, kRendezvousTimeout));
-  return one_machine ? train::NewSharedMemoryCollective(identity, std::move(sockets), {})
-                     : train::NewTcpCollective(identity, std::move(sockets), {});
+  VLM_ASSIGN_OR_RETURN(std::vector<train::UniqueFd> sockets, train::ConnectMesh(identity, listener, peers, transport, 0,
+                                                                                {kRendezvousTimeout, context.clock}));
+  const train::CollectiveOptions options = {.clock = context.clock};
+  return one_machine ? train::NewSharedMemoryCollective(identity, std::move(sockets), options)
+                     : train::NewTcpCollective(identity, std::move(sockets), options);
 }
 
 }  // namespace
@@ -247,9 +249,9 @@ absl::StatusOr<std::unique_ptr<train::Collective>> ConnectRanks(const StageConte
     }
   }
   VLM_ASSIGN_OR_RETURN(const std::vector<LinkEndpoint> endpoints, context.link->Rendezvous(posted, kRendezvousTimeout));
-  VLM_ASSIGN_OR_RETURN(std::unique_ptr<train::Collective> host, ConnectHosts(assignment, *listener, endpoints));
+  VLM_ASSIGN_OR_RETURN(std::unique_ptr<train::Collective> host, ConnectHosts(context, *listener, endpoints));
   if (nccl == nullptr) return host;
-  return nccl->Connect({.unique_id = endpoints[0].nccl_unique_id}, std::move(host));
+  return nccl->Connect({.unique_id = endpoints[0].nccl_unique_id, .clock = context.clock}, std::move(host));
 }
 
 absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const ModelConfig& config, at::Device device,

@@ -100,7 +100,7 @@ class TrainingRun {
     if (!loaded.ok()) return WithExitCode(loaded.status(), ExitCode::kBadData);
     std::vector<train::MicroBatchHeader> headers;
     for (const data::HostMicroBatch& host : loaded->mine) {
-      headers.push_back(train::Describe(ToMicroBatch(host, data_->pixels), 0));
+      headers.push_back(train::Describe(ToMicroBatch(host, data_->pixels)));
     }
     VLM_RETURN_IF_ERROR(parts_.step->Announce(step, std::move(headers)));
     return *std::move(loaded);

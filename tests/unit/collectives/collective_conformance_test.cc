@@ -245,6 +245,69 @@ TEST_P(CollectiveFailureTest, AbortEndsAWaitAndEverythingAfter) {
   EXPECT_FALSE(statuses[1].ok());
 }
 
+// Each rank ends as the trainer does: it says why before it leaves.
+TEST_P(CollectiveFailureTest, WhoFailsTellsItsPeersWhy) {
+  const std::vector<absl::Status> statuses =
+      RunRanks(GetParam(), 3, {absl::Minutes(5)}, [](Collective* collective) -> absl::Status {
+        absl::Status status = collective->Barrier("start");
+        if (collective->rank() == 1) {
+          status = absl::DataLossError("shard 7 is damaged");
+        } else if (status.ok()) {
+          status = collective->Barrier("next");
+        }
+        collective->Abort(std::string_view(status.message().data(), status.message().size()));
+        return status;
+      });
+  for (const int rank : {0, 2}) {
+    const absl::Status& status = statuses[static_cast<size_t>(rank)];
+    EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1: shard 7 is damaged"));
+  }
+}
+
+TEST_P(CollectiveFailureTest, ALongReasonIsCut) {
+  const std::vector<absl::Status> statuses =
+      RunRanks(GetParam(), 2, {absl::Minutes(5)}, [](Collective* collective) -> absl::Status {
+        if (collective->rank() == 0) return collective->Barrier("start");
+        collective->Abort(std::string(100'000, 'x'));
+        return collective->Barrier("after");
+      });
+  EXPECT_EQ(statuses[0].code(), absl::StatusCode::kAborted) << statuses[0];
+  EXPECT_THAT(std::string(statuses[0].message()), HasSubstr(": " + std::string(512, 'x')));
+  EXPECT_LT(statuses[0].message().size(), 600u);
+  EXPECT_EQ(statuses[1].code(), absl::StatusCode::kAborted) << statuses[1];
+}
+
+// A clock that, once told to, passes a minute at every look: deadlines are the injected clock's, not the machine's.
+class LeapingClock final : public Clock {
+ public:
+  absl::Duration Monotonic() const override { return absl::Minutes(leaping_ ? looks_.fetch_add(1) : 0); }
+  absl::Time Wall() const override { return absl::UnixEpoch(); }
+  void Leap() { leaping_ = true; }
+
+ private:
+  std::atomic<bool> leaping_{false};
+  mutable std::atomic<int64_t> looks_{1};
+};
+
+TEST_P(CollectiveFailureTest, DeadlinesAreOfTheGivenClock) {
+  LeapingClock clock;
+  std::atomic<bool> first_done{false};
+  const std::vector<absl::Status> statuses = RunRanks(GetParam(), 2, {.deadline = absl::Seconds(50), .clock = &clock},
+                                                      [&](Collective* collective) -> absl::Status {
+                                                        VLM_RETURN_IF_ERROR(collective->Barrier("connected"));
+                                                        if (collective->rank() == 0) {
+                                                          clock.Leap();
+                                                          const absl::Status status = collective->Barrier("start");
+                                                          first_done = true;
+                                                          return status;
+                                                        }
+                                                        while (!first_done) std::this_thread::yield();
+                                                        return absl::OkStatus();
+                                                      });
+  EXPECT_EQ(statuses[0].code(), absl::StatusCode::kDeadlineExceeded) << statuses[0];
+}
+
 INSTANTIATE_TEST_SUITE_P(All, CollectiveFailureTest, ::testing::Values(Transport::kSharedMemory, Transport::kTcp));
 
 }  // namespace

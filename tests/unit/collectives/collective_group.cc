@@ -19,7 +19,7 @@ absl::StatusOr<std::unique_ptr<Collective>> Connect(Transport transport, const M
   const bool shared = transport == Transport::kSharedMemory;
   VLM_ASSIGN_OR_RETURN(std::vector<UniqueFd> sockets,
                        ConnectMesh(identity, listener, peers, shared ? MeshTransport::kUnix : MeshTransport::kTcp, 0,
-                                   absl::Seconds(20)));
+                                   {absl::Seconds(20)}));
   return shared ? NewSharedMemoryCollective(identity, std::move(sockets), options)
                 : NewTcpCollective(identity, std::move(sockets), options);
 }

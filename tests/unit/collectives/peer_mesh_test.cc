@@ -34,14 +34,14 @@ class PeerMeshTest : public ::testing::Test {
 TEST_F(PeerMeshTest, AStrangerWithoutTheSecretIsRefused) {
   absl::Status honest, stranger;
   std::thread server([&] {
-    honest =
-        ConnectMesh({0, 2, 5, "right secret"}, *listeners_[0], peers_, MeshTransport::kTcp, 0, absl::Milliseconds(500))
-            .status();
+    honest = ConnectMesh({0, 2, 5, "right secret"}, *listeners_[0], peers_, MeshTransport::kTcp, 0,
+                         {absl::Milliseconds(500)})
+                 .status();
   });
   std::thread client([&] {
-    stranger =
-        ConnectMesh({1, 2, 5, "wrong secret"}, *listeners_[1], peers_, MeshTransport::kTcp, 0, absl::Milliseconds(400))
-            .status();
+    stranger = ConnectMesh({1, 2, 5, "wrong secret"}, *listeners_[1], peers_, MeshTransport::kTcp, 0,
+                           {absl::Milliseconds(400)})
+                   .status();
   });
   server.join();
   client.join();
@@ -53,11 +53,12 @@ TEST_F(PeerMeshTest, AStrangerWithoutTheSecretIsRefused) {
 TEST_F(PeerMeshTest, ARankOfAnEarlierAttemptIsRefused) {
   absl::Status current, old;
   std::thread server([&] {
-    current = ConnectMesh({0, 2, 6, "secret"}, *listeners_[0], peers_, MeshTransport::kUnix, 0, absl::Milliseconds(500))
-                  .status();
+    current =
+        ConnectMesh({0, 2, 6, "secret"}, *listeners_[0], peers_, MeshTransport::kUnix, 0, {absl::Milliseconds(500)})
+            .status();
   });
   std::thread client([&] {
-    old = ConnectMesh({1, 2, 5, "secret"}, *listeners_[1], peers_, MeshTransport::kUnix, 0, absl::Milliseconds(400))
+    old = ConnectMesh({1, 2, 5, "secret"}, *listeners_[1], peers_, MeshTransport::kUnix, 0, {absl::Milliseconds(400)})
               .status();
   });
   server.join();
@@ -72,7 +73,7 @@ TEST_F(PeerMeshTest, ChannelsOfOneAttemptAreKeptApart) {
     for (const uint32_t channel : {0u, 1u}) {
       const absl::StatusOr<std::vector<UniqueFd>> mesh =
           ConnectMesh({rank, 2, 5, "secret"}, *listeners_[static_cast<size_t>(rank)], peers_, MeshTransport::kUnix,
-                      channel, absl::Seconds(20));
+                      channel, {absl::Seconds(20)});
       if (!mesh.ok()) {
         statuses[rank] = mesh.status();
         return;
@@ -80,8 +81,8 @@ TEST_F(PeerMeshTest, ChannelsOfOneAttemptAreKeptApart) {
       const char mine = static_cast<char>('a' + channel);
       char theirs = 0;
       const int fd = (*mesh)[static_cast<size_t>(1 - rank)].get();
-      EXPECT_TRUE(SendAll(fd, &mine, 1, absl::Seconds(5)).ok());
-      EXPECT_TRUE(ReceiveAll(fd, &theirs, 1, absl::Seconds(5)).ok());
+      EXPECT_TRUE(SendAll(fd, &mine, 1, {absl::Seconds(5)}).ok());
+      EXPECT_TRUE(ReceiveAll(fd, &theirs, 1, {absl::Seconds(5)}).ok());
       EXPECT_EQ(theirs, mine);
     }
   };

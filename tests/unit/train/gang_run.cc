@@ -33,6 +33,7 @@ TrainingOptions GangOptions::DefaultTraining() {
 
 ToyRank::ToyRank(const GangOptions& options, Collective* collective)
     : options_(options), collective_(collective), graph_(ToyGraph(options.toy)) {
+  if (options.change_graph) options.change_graph(&graph_);
   queue_ = std::make_unique<CommunicationQueue>(options.overlap, RealClock());
   const std::vector<bool> trainable = Must(SelectTrainable(graph_, options.trainable));
   store_ = Must(ParameterStore::Create(&graph_, PlanBuckets(graph_, trainable, collective->world()),
@@ -54,7 +55,7 @@ std::vector<model::MicroBatch> ToyRank::Batches(uint64_t step) const {
 
 std::vector<MicroBatchHeader> ToyRank::Headers(uint64_t step) const {
   std::vector<MicroBatchHeader> headers;
-  for (const model::MicroBatch& batch : Batches(step)) headers.push_back(Describe(batch, 0));
+  for (const model::MicroBatch& batch : Batches(step)) headers.push_back(Describe(batch));
   return headers;
 }
 
@@ -70,11 +71,20 @@ std::map<std::string, at::Tensor> AllWeights(ParameterStore* store) {
   return weights;
 }
 
+void RunConnected(std::optional<Transport> transport, int world, const std::function<void(Collective*)>& body) {
+  if (!transport.has_value()) return RunRanks(world, body);
+  const auto statuses = RunRanks(*transport, world, {absl::Minutes(2)}, [&](Collective* collective) {
+    body(collective);
+    return absl::OkStatus();
+  });
+  for (const absl::Status& status : statuses) EXPECT_TRUE(status.ok()) << status;
+}
+
 GangResult RunGang(const GangOptions& options) {
   GangResult result;
   result.ledgers.resize(options.world);
   result.bytes_communicated.resize(options.world);
-  RunRanks(options.world, [&](Collective* collective) {
+  RunConnected(options.transport, options.world, [&](Collective* collective) {
     ToyRank rank(options, collective);
     if (options.before) options.before(rank.store());
     const uint64_t last = options.first_step + options.steps - 1;

@@ -5,9 +5,11 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "../collectives/collective_group.h"
 #include "base/clock.h"
 #include "toy_model.h"
 #include "train/parameter_store.h"
@@ -19,6 +21,7 @@ namespace vlm::train {
 struct GangOptions {
   ToyOptions toy;
   int world = 1;
+  std::optional<Transport> transport;  // how ranks are connected; absent: by ThreadGang, within the process
   ZeroLevel zero = ZeroLevel::kZero2;
   at::ScalarType compute = at::kFloat;
   bool overlap = false;
@@ -30,6 +33,7 @@ struct GangOptions {
   std::function<void(uint64_t step, model::MicroBatch* batch)> change;  // of one micro-batch before it is used
   std::vector<std::string> trainable;                                   // patterns; empty: all
   TrainingOptions training = DefaultTraining();
+  std::function<void(model::Graph* graph)> change_graph;  // of a rank, before anything uses it
   // Called on every rank's thread before the first step, after initialisation, and after the last step.
   std::function<void(ParameterStore*)> before, after;
   static TrainingOptions DefaultTraining();
@@ -61,6 +65,10 @@ class ToyRank {
   std::unique_ptr<ParameterStore> store_;
   std::unique_ptr<TrainingStep> training_;
 };
+
+// `body` as every rank on a thread of its own, connected by `transport` (absent: ThreadGang). A rank that cannot
+// connect fails the test.
+void RunConnected(std::optional<Transport> transport, int world, const std::function<void(Collective*)>& body);
 
 GangResult RunGang(const GangOptions& options);
 

@@ -64,7 +64,7 @@ StepResult LlavaRun::Step() {
   ++step_;
   if (batches_.empty() || !options_.same_batches) MakeBatches();
   std::vector<MicroBatchHeader> headers;
-  for (const model::MicroBatch& batch : batches_) headers.push_back(Describe(batch, 0));
+  for (const model::MicroBatch& batch : batches_) headers.push_back(Describe(batch));
   Must(training_->Announce(step_, std::move(headers)));
   return Must(training_->Step(batches_));
 }

@@ -13,6 +13,7 @@ namespace {
 
 struct LlavaRun {
   int world = 1;
+  std::optional<Transport> transport;
   StoreOptions store;
   bool overlap = false, recompute = false;
   std::vector<std::string> trainable;
@@ -36,7 +37,7 @@ GangResult Train(const LlavaRun& run) {
   const model::LlavaConfig config = model::testing::SmallLlava();
   GangResult result;
   result.ledgers.resize(static_cast<size_t>(run.world));
-  RunRanks(run.world, [&](Collective* collective) {
+  RunConnected(run.transport, run.world, [&](Collective* collective) {
     const model::Graph graph = model::BuildLlava(config).value();
     CommunicationQueue queue(run.overlap, RealClock());
     const auto trainable = SelectTrainable(graph, run.trainable).value();
@@ -53,7 +54,7 @@ GangResult Train(const LlavaRun& run) {
     for (int step = 1; step <= run.steps; ++step) {
       const auto batches = Batches(config, static_cast<uint64_t>(step), collective->rank(), run.world);
       std::vector<MicroBatchHeader> headers;
-      for (const model::MicroBatch& batch : batches) headers.push_back(Describe(batch, 0));
+      for (const model::MicroBatch& batch : batches) headers.push_back(Describe(batch));
       ASSERT_TRUE(training->Announce(static_cast<uint64_t>(step), headers).ok());
       const absl::StatusOr<StepResult> one = training->Step(batches);
       ASSERT_TRUE(one.ok()) << one.status();
@@ -74,6 +75,15 @@ TEST(LlavaStepTest, BitsDoNotDependOnRanksZeroLevelOverlapOrRecompute) {
   ExpectEqualBits(one, Train({.world = 2, .store = {.zero = ZeroLevel::kZero0}, .overlap = true}), "2 ranks, zero 0");
   ExpectEqualBits(one, Train({.world = 3, .overlap = true}), "3 ranks, zero 2, overlap");
   ExpectEqualBits(one, Train({.recompute = true}), "recompute");
+}
+
+// Micro-batch 1 has no picture, so with two and three ranks one rank joins the picture branch's communication only.
+TEST(LlavaStepTest, BitsAreThoseOfOneRankOverRealTransports) {
+  const GangResult one = Train({});
+  ExpectEqualBits(one, Train({.world = 2, .transport = Transport::kSharedMemory, .overlap = true}), "shared memory");
+  ExpectEqualBits(one, Train({.world = 3, .transport = Transport::kTcp, .overlap = true}), "tcp, overlap");
+  const StoreOptions replicated{.zero = ZeroLevel::kZero0};
+  ExpectEqualBits(one, Train({.world = 2, .transport = Transport::kTcp, .store = replicated}), "tcp, zero 0");
 }
 
 TEST(LlavaStepTest, AlignmentTrainsTheConnectorAlone) {

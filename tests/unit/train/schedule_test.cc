@@ -10,11 +10,10 @@ namespace {
 
 constexpr ToyOptions kWide{.vocabulary = 1100, .hidden = 256, .blocks = 2};
 
-std::string Planned(const std::vector<std::string>& trainable, bool images, const PlanOptions& options = {},
-                    const Wanted& wanted = {}) {
+std::string Planned(const std::vector<std::string>& trainable, bool images, const PlanOptions& options = {}) {
   const model::Graph graph = ToyGraph(kWide);
   const std::vector<BucketSpec> buckets = PlanBuckets(graph, SelectTrainable(graph, trainable).value(), 2);
-  return Plan(graph, buckets, wanted, images, options).ToString(graph, buckets);
+  return Plan(graph, buckets, images, options).ToString(graph, buckets);
 }
 
 TEST(ScheduleTest, TextOnlyStepLeavesThePictureBranchOut) {
@@ -134,44 +133,21 @@ TEST(ScheduleTest, NothingRunsBackwardBelowTheLowestTrainableBlock) {
   EXPECT_EQ(text.find("backward merge"), std::string::npos);
 }
 
-TEST(ScheduleTest, ScoringRunsForwardOnlyAndReleasesAsItGoes) {
-  Wanted wanted;
-  wanted.parameter_gradients = false;
-  const std::string text = Planned({}, true, {}, wanted);
-  EXPECT_EQ(text.find("backward"), std::string::npos);
-  EXPECT_EQ(text.find("reduce"), std::string::npos);
-  EXPECT_EQ(text.find("saves graph"), std::string::npos);
-  EXPECT_NE(text.find("forward  llm.blocks.0, saves nothing\nrelease  llm.blocks.0"), std::string::npos);
-}
-
 TEST(ScheduleTest, RecomputeSavesInputs) {
   const std::string text = Planned({}, false, {.recompute = true});
   EXPECT_EQ(text.find("saves graph"), std::string::npos);
   EXPECT_NE(text.find("forward  llm.blocks.0, saves inputs"), std::string::npos);
 }
 
-TEST(ScheduleTest, FeedsPruneWhatLiesAboveThem) {
-  const model::Graph graph = ToyGraph(kWide);
-  Wanted wanted;
-  wanted.parameter_gradients = false;
-  wanted.feeds = {graph.FindValue("llm.hidden.0")};
-  wanted.value_gradients = wanted.feeds;
-  const std::string text = Planned({}, true, {}, wanted);
-  EXPECT_EQ(text.find("forward  llm.embed"), std::string::npos);
-  EXPECT_EQ(text.find("forward  vision.embed"), std::string::npos);
-  EXPECT_NE(text.find("backward llm.blocks.0"), std::string::npos);
-  EXPECT_EQ(text.find("reduce"), std::string::npos);
-}
-
 TEST(ScheduleTest, HashTellsDifferentSchedulesApart) {
   const model::Graph graph = ToyGraph(kWide);
   const std::vector<BucketSpec> buckets = PlanBuckets(graph, std::vector<bool>(graph.params.size(), true), 2);
-  const Schedule base = Plan(graph, buckets, {}, true, {});
-  EXPECT_EQ(base.Hash(), Plan(graph, buckets, {}, true, {}).Hash());
+  const Schedule base = Plan(graph, buckets, true, {});
+  EXPECT_EQ(base.Hash(), Plan(graph, buckets, true, {}).Hash());
   EXPECT_EQ(base.Hash().size(), 16u);
-  EXPECT_NE(base.Hash(), Plan(graph, buckets, {}, false, {}).Hash());
-  EXPECT_NE(base.Hash(), Plan(graph, buckets, {}, true, {.recompute = true}).Hash());
-  EXPECT_NE(base.Hash(), Plan(graph, buckets, {}, true, {.prefetch = 2}).Hash());
+  EXPECT_NE(base.Hash(), Plan(graph, buckets, false, {}).Hash());
+  EXPECT_NE(base.Hash(), Plan(graph, buckets, true, {.recompute = true}).Hash());
+  EXPECT_NE(base.Hash(), Plan(graph, buckets, true, {.prefetch = 2}).Hash());
 }
 
 }  // namespace
