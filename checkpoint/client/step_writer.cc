@@ -77,13 +77,11 @@ class StepWriter::Worker {
   absl::Status Start(Save save) {
     VLM_RETURN_IF_ERROR(CheckSave(save));
     MutexLock lock(&mutex_);
-    if (saves_in_flight_ >= kSavesInFlightMax) {
-      return absl::ResourceExhaustedError(absl::StrCat(saves_in_flight_, " saves are in flight; skip this one"));
-    }
-    if (save.snapshot_bytes > options_.bytes_in_flight_max - std::min(options_.bytes_in_flight_max, bytes_in_flight_)) {
+    if (!Fits(save.snapshot_bytes)) {
       return absl::ResourceExhaustedError(
-          absl::StrCat("save would hold more snapshots in memory than the limit; skip it: ", save.snapshot_bytes,
-                       " bytes beside ", bytes_in_flight_, " in flight, limit ", options_.bytes_in_flight_max));
+          absl::StrCat("too many saves or snapshots are in flight; skip this one: ", save.snapshot_bytes,
+                       " bytes beside ", bytes_in_flight_, " of ", saves_in_flight_, " saves, limits ",
+                       options_.bytes_in_flight_max, " bytes and ", kSavesInFlightMax, " saves"));
     }
     bytes_in_flight_ += save.snapshot_bytes;
     ++saves_in_flight_;
@@ -103,7 +101,18 @@ class StepWriter::Worker {
     return saves_in_flight_;
   }
 
+  bool HasRoom(uint64_t snapshot_bytes) const {
+    MutexLock lock(&mutex_);
+    return Fits(snapshot_bytes);
+  }
+
  private:
+  bool Fits(uint64_t snapshot_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (saves_in_flight_ == 0) return true;
+    const uint64_t left = options_.bytes_in_flight_max - std::min(options_.bytes_in_flight_max, bytes_in_flight_);
+    return saves_in_flight_ < kSavesInFlightMax && snapshot_bytes <= left;
+  }
+
   void Run() {
     while (std::optional<Save> save = Next()) {
       const absl::Duration begin = clock_->Monotonic();
@@ -213,5 +222,6 @@ StepWriter::~StepWriter() = default;
 absl::Status StepWriter::Start(Save save) { return worker_->Start(std::move(save)); }
 absl::Status StepWriter::Wait() { return worker_->Wait(); }
 int StepWriter::saves_in_flight() const { return worker_->saves_in_flight(); }
+bool StepWriter::HasRoom(uint64_t snapshot_bytes) const { return worker_->HasRoom(snapshot_bytes); }
 
 }  // namespace vlm::checkpoint

@@ -70,14 +70,16 @@ class StepWriter {
   ~StepWriter();
 
   // Queues a save and returns at once. RESOURCE_EXHAUSTED when its snapshot and those in flight are more than the
-  // limit, or kSavesInFlightMax saves are: skip it and go on. INVALID_ARGUMENT for a save without folder or with a
-  // repeated file name.
+  // limit, or kSavesInFlightMax saves are: ask HasRoom before beginning the step, and skip it. INVALID_ARGUMENT for a
+  // save without folder or with a repeated file name.
   absl::Status Start(Save save);
 
   // Waits until nothing is in flight; the first error since the last Wait, if any.
   absl::Status Wait();
 
   int saves_in_flight() const;
+  // Whether Start would take a save with such a snapshot now. A save alone always has room, however large.
+  bool HasRoom(uint64_t snapshot_bytes) const;
 
  private:
   class Worker;

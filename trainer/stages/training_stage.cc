@@ -10,9 +10,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/mutex.h"
 #include "checkpoint/client/carried_files.h"
 #include "checkpoint/client/step_writer.h"
 #include "model/device_batch.h"
+#include "model/llava.h"
 #include "train/checkpoint_files.h"
 #include "train/checkpoint_state.h"
 #include "trainer/exit_code.h"
@@ -26,6 +28,7 @@ using Json = nlohmann::ordered_json;
 constexpr int kStateVersion = 1;
 constexpr uint64_t kCurvesBytesMax = uint64_t{1} << 30;
 constexpr int kLogEverySteps = 10;
+constexpr int kFailedSavesMax = 3;  // in a row
 
 std::string CurveLine(const train::StepResult& result) {
   const Json json = {{"step", result.step},
@@ -47,12 +50,23 @@ class TrainingRun {
 
   ~TrainingRun() { context_.link->WatchCollective(nullptr); }  // the heartbeat outlives the collective
 
+  // On an error the other ranks are told why before this one leaves.
   absl::Status Run() {
+    absl::Status status = Train();
+    if (!status.ok() && parts_.collective != nullptr) {
+      parts_.collective->Abort(std::string_view(status.message().data(), status.message().size()));
+    }
+    return status;
+  }
+
+ private:
+  absl::Status Train() {
     VLM_RETURN_IF_ERROR(SetUp());
     context_.link->SetPhase(Phase::kStep);
     if (first_step() > plan_->steps) return absl::OkStatus();  // the final step is complete already
-    loader_ = data::Loader::Start(plan_->batches, data_->reader.get(), cursor_, first_step(),
-                                  {.rank = context_.assignment->rank, .world = context_.assignment->world});
+    loader_ = data::Loader::Start(
+        plan_->batches, data_->reader.get(), cursor_, first_step(),
+        {.rank = context_.assignment->rank, .world = context_.assignment->world, .last_step = LastStep()});
     VLM_ASSIGN_OR_RETURN(std::optional<data::Loader::Step> current, LoadAndAnnounce(first_step()));
     while (current.has_value()) {
       VLM_ASSIGN_OR_RETURN(std::optional<data::Loader::Step> next, LoadAndAnnounce(current->step + 1));
@@ -63,7 +77,10 @@ class TrainingRun {
     return writer_.Wait();
   }
 
- private:
+  uint64_t LastStep() const {
+    return context_.last_step > 0 ? std::min<uint64_t>(context_.last_step, plan_->steps) : plan_->steps;
+  }
+  int64_t image_tokens() const { return config_.llava.has_value() ? config_.llava->ImageTokens() : 0; }
   uint64_t first_step() const { return context_.assignment->resume_step + 1; }
 
   absl::Status SetUp() {
@@ -83,24 +100,29 @@ class TrainingRun {
     state_plan_ = train::PlanState(*parts_.store, {});
     for (const train::PlannedFile& file : state_plan_.files) {
       if (file.frozen) frozen_files_.push_back(file.name);
+      if (file.rank == context_.assignment->rank) snapshot_bytes_max_ += static_cast<uint64_t>(file.bytes);
     }
     std::sort(frozen_files_.begin(), frozen_files_.end());
-    std::fprintf(stderr, "%s: %llu steps, rank %d of %d, schedule %s\n%s\n", context_.stage->name.c_str(),
+    std::fprintf(stderr, "%s: %llu steps, rank %d of %d, schedule %s\n%s\n%s\n", context_.stage->name.c_str(),
                  static_cast<unsigned long long>(plan_->steps), context_.assignment->rank, context_.assignment->world,
-                 parts_.step->plan_hash().c_str(), parts_.step->groups().ToString(*parts_.graph).c_str());
+                 parts_.step->plan_hash().c_str(), parts_.step->groups().ToString(*parts_.graph).c_str(),
+                 parts_.store->ledger().ToString().c_str());
     return absl::OkStatus();
   }
 
   // The step's micro-batches, announced to the other ranks; nothing after the last step.
   absl::StatusOr<std::optional<data::Loader::Step>> LoadAndAnnounce(uint64_t step) {
-    if (step > plan_->steps || (context_.last_step > 0 && step > context_.last_step)) return std::nullopt;
+    if (step > LastStep()) return std::nullopt;
     const absl::Duration start = context_.clock->Monotonic();
     absl::StatusOr<data::Loader::Step> loaded = loader_->Next();
     data_wait_ += context_.clock->Monotonic() - start;
     if (!loaded.ok()) return WithExitCode(loaded.status(), ExitCode::kBadData);
     std::vector<train::MicroBatchHeader> headers;
     for (const data::HostMicroBatch& host : loaded->mine) {
-      headers.push_back(train::Describe(ToMicroBatch(host, data_->pixels)));
+      const model::MicroBatch batch = ToMicroBatch(host, data_->pixels);
+      const absl::Status valid = model::ValidateMicroBatch(batch, config_.text.vocab_size, image_tokens());
+      VLM_RETURN_IF_ERROR(WithExitCode(valid, ExitCode::kBadData));
+      headers.push_back(train::Describe(batch));
     }
     VLM_RETURN_IF_ERROR(parts_.step->Announce(step, std::move(headers)));
     return *std::move(loaded);
@@ -182,8 +204,10 @@ class TrainingRun {
                  .final = step == plan_->steps,
                  .reserve_bytes = static_cast<uint64_t>(state_plan_.bytes)};
     save.rank = context_.assignment->rank;
+    VLM_RETURN_IF_ERROR(CheckSaves());
     if (save.step.final) {
-      VLM_RETURN_IF_ERROR(writer_.Wait());  // the last save must not meet the limit on open steps
+      // The last save must not meet the limit on open steps. Errors of earlier saves were told and counted.
+      writer_.Wait().IgnoreError();
     }
     // A rank ends only after its last save is committed as a whole.
     save.wait_for_commit = save.step.final || step == context_.last_step;
@@ -192,12 +216,7 @@ class TrainingRun {
     VLM_RETURN_IF_ERROR(CopyState(&save));
     if (save.rank == 0) VLM_RETURN_IF_ERROR(AddSmallFiles(step, next, &save.files));
     save.done = [this, step, folder = save.folder](const checkpoint::SaveResult& result) {
-      if (result.status.ok()) {
-        carried_.Remember(folder, result.files, frozen_files_);
-      } else {
-        std::fprintf(stderr, "checkpoint of step %llu failed: %s\n", static_cast<unsigned long long>(step),
-                     std::string(result.status.message()).c_str());
-      }
+      NoteSave(step, folder, result);
       context_.link->AddMetric("checkpoint_seconds", step, absl::ToDoubleSeconds(result.duration));
       context_.link->AddMetric("checkpoint_bytes", step, static_cast<double>(result.bytes));
       context_.link->AddMetric("checkpoint_ok", step, result.status.ok() ? 1 : 0);
@@ -207,6 +226,27 @@ class TrainingRun {
     const absl::Status started = writer_.Start(std::move(save));
     context_.link->SetPhase(final ? Phase::kPublish : Phase::kStep);
     return started;
+  }
+
+  // On the writer's thread.
+  void NoteSave(uint64_t step, const std::string& folder, const checkpoint::SaveResult& result) {
+    if (result.status.ok()) {
+      carried_.Remember(folder, result.files, frozen_files_);
+    } else {
+      std::fprintf(stderr, "checkpoint of step %llu failed, training goes on: %s\n",
+                   static_cast<unsigned long long>(step), std::string(result.status.message()).c_str());
+    }
+    MutexLock lock(&saves_mutex_);
+    failed_saves_in_a_row_ = result.status.ok() ? 0 : failed_saves_in_a_row_ + 1;
+    last_save_ = result.status;
+  }
+
+  // A save that fails costs only itself; a disk that stays full or broken ends the attempt.
+  absl::Status CheckSaves() {
+    MutexLock lock(&saves_mutex_);
+    if (failed_saves_in_a_row_ < kFailedSavesMax) return absl::OkStatus();
+    return WithExitCode(Annotate(last_save_, absl::StrCat(failed_saves_in_a_row_, " saves in a row failed, the last")),
+                        ExitCode::kStorage);
   }
 
   // Frozen weights are linked from the step before; the rest of this rank's state is copied.
@@ -223,9 +263,18 @@ class TrainingRun {
     return absl::OkStatus();
   }
 
-  // Rank 0 begins the step and tells the others, so that all save or none does. False: the service has two open
-  // steps already, this save is skipped.
+  // False: some rank still writes as much as it may hold in memory, or the service has two open steps. All ranks save,
+  // or none does: every rank says whether it has room, then rank 0 begins the step and tells the others.
   absl::StatusOr<bool> BeginTogether(checkpoint::Save* save) {
+    VLM_RETURN_IF_ERROR(parts_.queue->Drain());
+    VLM_ASSIGN_OR_RETURN(
+        const std::vector<std::string> room,
+        parts_.collective->AllGatherBytes(writer_.HasRoom(snapshot_bytes_max_) ? "+" : "-", "room for a save"));
+    const auto full = std::find(room.begin(), room.end(), "-");
+    if (full != room.end()) {
+      SkipSave(*save, absl::StrCat("rank ", full - room.begin(), " still writes earlier ones"));
+      return false;
+    }
     std::string answer;
     absl::Status failed;
     if (save->rank == 0) {
@@ -233,16 +282,13 @@ class TrainingRun {
       if (folder.ok()) {
         answer = "+" + *folder;
       } else if (absl::IsResourceExhausted(folder.status()) && !save->step.final) {
-        std::fprintf(stderr, "checkpoint of step %llu skipped: %s\n", static_cast<unsigned long long>(save->step.step),
-                     std::string(folder.status().message()).c_str());
-        context_.link->AddMetric("checkpoint_skipped", save->step.step, 1);
+        SkipSave(*save, std::string(folder.status().message()));
         answer = "-";
       } else {
         failed = folder.status();
         answer = "!" + std::string(failed.message());
       }
     }
-    VLM_RETURN_IF_ERROR(parts_.queue->Drain());
     VLM_ASSIGN_OR_RETURN(const std::vector<std::string> all, parts_.collective->AllGatherBytes(answer, "begin step"));
     VLM_RETURN_IF_ERROR(WithExitCode(failed, ExitCode::kStorage));
     if (all[0].starts_with("!"))
@@ -251,10 +297,17 @@ class TrainingRun {
     return all[0].starts_with("+");
   }
 
+  void SkipSave(const checkpoint::Save& save, const std::string& why) {
+    if (save.rank != 0) return;
+    std::fprintf(stderr, "checkpoint of step %llu skipped: %s\n", static_cast<unsigned long long>(save.step.step),
+                 why.c_str());
+    context_.link->AddMetric("checkpoint_skipped", save.step.step, 1);
+  }
+
   absl::Status AddSmallFiles(uint64_t step, const data::Cursor& next, std::vector<checkpoint::FileToWrite>* files) {
     const std::string dtype = settings_.train.precision == spec::Precision::kBf16 ? "bfloat16" : "float32";
     absl::StatusOr<std::map<std::string, std::string>> small =
-        SideFiles(config_, *data_->tokenizer, data_->pixels, dtype);
+        SideFiles(config_, *data_->tokenizer, *data_->chat_template, data_->pixels, dtype);
     if (!small.ok()) return small.status();
     const Json state = {
         {"format", "vlm-trainer-state"}, {"version", kStateVersion},          {"step", step},
@@ -297,6 +350,7 @@ class TrainingRun {
   TrainingParts parts_;
   train::StatePlan state_plan_;
   std::vector<std::string> frozen_files_;  // sorted
+  uint64_t snapshot_bytes_max_ = 0;        // of this rank's part of a save
   checkpoint::CarriedFiles carried_;
   data::Cursor cursor_;
   std::string curves_;
@@ -304,6 +358,9 @@ class TrainingRun {
   int skipped_in_a_row_ = 0;
   absl::Duration data_wait_;  // since the last report
   Progress progress_;
+  Mutex saves_mutex_;
+  int failed_saves_in_a_row_ ABSL_GUARDED_BY(saves_mutex_) = 0;
+  absl::Status last_save_ ABSL_GUARDED_BY(saves_mutex_);
   std::unique_ptr<data::Loader> loader_;
   checkpoint::StepWriter writer_;  // last: its thread uses what is above
 };

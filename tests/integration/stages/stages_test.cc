@@ -3,15 +3,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
+#include <span>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "base/clock.h"
 #include "base/file_system.h"
 #include "base/hooked_file_system.h"
 #include "base/mutex.h"
+#include "checkpoint/format/safetensors_reader.h"
+#include "data/image/image.h"
 #include "tests/integration/stages/local_job.h"
+#include "trainer/exit_code.h"
 #include "trainer/stages/report.h"
 
 namespace vlm::trainer {
@@ -46,6 +52,12 @@ void ExpectSameFiles(const std::map<std::string, std::string>& a, const std::map
   EXPECT_EQ(a.size(), b.size());
 }
 
+int Count(const std::string& text, const std::string& part) {
+  int count = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
+  return count;
+}
+
 void RunUpTo(LocalJob* job, const std::string& last, const StageRun& run) {
   for (const spec::Stage& stage : job->job().stages) {
     const absl::Status status = job->RunStage(stage.name, run);
@@ -60,10 +72,21 @@ TEST(StagesTest, TheSmallJobRunsToItsReport) {
   ASSERT_TRUE(status.ok()) << status;
   const std::map<std::string, std::string> report = Contents(job->ArtifactFolder("evaluate"));
   ASSERT_EQ(report.count("report.html"), 1u);
-  EXPECT_THAT(report.at("report.html"), ::testing::HasSubstr("<polyline"));
-  EXPECT_THAT(report.at("report.html"), ::testing::Not(::testing::HasSubstr("http://")));
-  EXPECT_THAT(report.at("report.json"), ::testing::HasSubstr("\"sft\""));
-  EXPECT_EQ(report.count("picture-00.png"), 1u);
+  const std::string& html = report.at("report.html");
+  EXPECT_EQ(Count(html, "<polyline"), 3);  // pretrain, align, sft
+  EXPECT_EQ(Count(html, "src=\"data:image/png;base64,"), 4);
+  EXPECT_EQ(Count(html, "http://") + Count(html, "https://") + Count(html, "<script"), 0);
+  for (int i = 0; i < 4; ++i) {
+    const std::string& png = report.at("picture-0" + std::to_string(i) + ".png");
+    const auto picture = data::DecodeImage(std::as_bytes(std::span(png.data(), png.size())), {});
+    ASSERT_TRUE(picture.ok()) << picture.status();
+    EXPECT_GE(picture->width, 24);
+    EXPECT_EQ(Count(html, absl::Base64Escape(png)), 1) << i;
+  }
+  for (const char* const part : {"\"scenes\"", "\"pairs\"", "\"interval_95\"", "\"sft\"", "\"blank_picture\""}) {
+    EXPECT_THAT(report.at("report.json"), ::testing::HasSubstr(part));
+  }
+  EXPECT_EQ(Count(report.at("answers.jsonl"), "\n"), 8 + 4);  // the limits of both tasks
   EXPECT_EQ(ParseCurve(Contents(job->ArtifactFolder("sft")).at("curves.jsonl")).size(), 8u);
 }
 
@@ -143,6 +166,91 @@ TEST(StagesTest, StepsAdvanceWhileASaveIsOpen) {
   EXPECT_TRUE(advanced);
 }
 
+// The bytes of one tensor of a safetensors file.
+std::vector<std::byte> TensorOf(const std::string& path, const std::string& name) {
+  const auto file = checkpoint::SafetensorsReader::Open(PosixFileSystem(), path);
+  EXPECT_TRUE(file.ok()) << file.status();
+  const checkpoint::TensorEntry* const entry = (*file)->Find(name);
+  EXPECT_NE(entry, nullptr) << name;
+  EXPECT_EQ(entry->dtype, checkpoint::DType::kBF16);
+  std::vector<std::byte> bytes(entry->bytes());
+  EXPECT_TRUE((*file)->Read(*entry, 0, bytes).ok());
+  return bytes;
+}
+
+// Every training setting at once, on one rank and two: each is seen to act, and none costs a bit of equality.
+TEST(StagesTest, SettingsOfTheJobFileReachTheStep) {
+  const std::string train = "spec.stages[sft].train.";
+  const std::vector<std::string> settings = {train + "precision=bf16",
+                                             train + "overlap=true",
+                                             train + "recompute=true",
+                                             train + "label_smoothing=0.1",
+                                             train + "schedule={kind: linear, warmup: 2 steps, final_ratio: 0.5}",
+                                             train + "trainable=[vision, connector, \"llm.blocks[1:2]\"]",
+                                             train + "rules=[{pattern: \"*fc1.weight\", lr: 5e-3}]"};
+  std::map<std::string, std::string> one_rank;
+  for (const int world : {1, 2}) {
+    const std::unique_ptr<LocalJob> job = NewJob("settings" + std::to_string(world), settings);
+    RunUpTo(job.get(), "sft", {.world = world});
+    const std::string last = job->ArtifactFolder("sft");
+    const std::string first = last.substr(0, last.rfind('/')) + "/step-00000004" + last.substr(last.rfind("-f"));
+    const std::string layer = "language_model.model.layers.";
+    for (const bool frozen : {true, false}) {
+      const std::string name = layer + (frozen ? "0" : "1") + ".mlp.up_proj.weight";
+      EXPECT_EQ(TensorOf(first + "/llm.safetensors", name) == TensorOf(last + "/llm.safetensors", name), frozen);
+    }
+    std::map<std::string, std::string> contents = Contents(last);
+    contents.erase("trainer_state.json");
+    contents.erase("trainer_state.json.sum");
+    if (one_rank.empty()) {
+      one_rank = std::move(contents);
+    } else {
+      ExpectSameFiles(one_rank, contents);
+    }
+  }
+  const std::vector<CurvePoint> curve = ParseCurve(one_rank.at("curves.jsonl"));
+  ASSERT_EQ(curve.size(), 8u);
+  std::vector<double> rates;  // of the group that learns fastest: the rule's
+  for (const CurvePoint& point : curve) rates.push_back(point.learning_rate);
+  EXPECT_THAT(rates, ::testing::Pointwise(::testing::DoubleNear(1e-9),
+                                          {2.5e-3, 5e-3, 5e-3 - 2.5e-3 / 6, 5e-3 - 5e-3 / 6, 3.75e-3, 2.5e-3 + 5e-3 / 6,
+                                           2.5e-3 + 2.5e-3 / 6, 2.5e-3}));
+  const std::unique_ptr<LocalJob> sharp = NewJob("sharp", {train + "precision=bf16"});
+  RunUpTo(sharp.get(), "sft", {.world = 1});
+  const std::string sharp_curve = Contents(sharp->ArtifactFolder("sft")).at("curves.jsonl");
+  EXPECT_NE(ParseCurve(sharp_curve)[0].loss, curve[0].loss);  // label smoothing, before anything was learned
+}
+
+// Fails every sync of a file whose path holds one of `parts`, as a full or broken disk does.
+std::unique_ptr<FileSystem> DiskThatFails(std::vector<std::string> parts) {
+  return NewHookedFileSystem(PosixFileSystem(), [parts](FileOperation operation, const std::string& path) {
+    const bool hit = operation == FileOperation::kSync &&
+                     std::any_of(parts.begin(), parts.end(),
+                                 [&](const std::string& part) { return path.find(part) != std::string::npos; });
+    return hit ? absl::ResourceExhaustedError("sync " + path + ": No space left on device") : absl::OkStatus();
+  });
+}
+
+TEST(StagesTest, ASaveThatFailsCostsOnlyItself) {
+  const std::unique_ptr<LocalJob> job = NewJob("failed_save");
+  RunUpTo(job.get(), "align", {.world = 2});
+  const auto disk = DiskThatFails({"/sft/step-00000004"});
+  const absl::Status status = job->RunStage("sft", {.world = 2, .files = disk.get()});
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_THAT(job->ArtifactFolder("sft"), ::testing::HasSubstr("step-00000008"));
+}
+
+TEST(StagesTest, ThreeFailedSavesInARowEndTheAttempt) {
+  const std::unique_ptr<LocalJob> job =
+      NewJob("failed_saves", {"spec.stages[sft].checkpoint.every=1 steps", "spec.stages[sft].train.steps=200"});
+  RunUpTo(job.get(), "align", {.world = 1});
+  const auto disk = DiskThatFails({"/sft/step-"});
+  const absl::Status status = job->RunStage("sft", {.world = 1, .files = disk.get()});
+  EXPECT_THAT(std::string(status.message()), ::testing::AllOf(::testing::HasSubstr("saves in a row failed"),
+                                                              ::testing::HasSubstr("No space left on device")));
+  EXPECT_EQ(ExitCodeOf(status), ExitCode::kStorage);
+}
+
 // A frozen text model is written by the first save of a stage; the second links it.
 TEST(StagesTest, FrozenWeightsAreLinkedNotWrittenAgain) {
   const std::unique_ptr<LocalJob> job = NewJob("links");
@@ -178,6 +286,22 @@ TEST(ScoreTest, TargetsControlsAndMajority) {
   EXPECT_FALSE(Score(answers, {{{"scenes", {{"color", 0.95}}}}, 0.05})[0].passed());
   for (Answered& answer : answers) answer.blank = answer.expected;  // answers without seeing: something leaks
   EXPECT_FALSE(Score(answers, {{}, 0.05})[0].passed());
+}
+
+TEST(ScoreTest, EveryKindOfQuestionIsShown) {
+  std::vector<Answered> answers;
+  for (int i = 0; i < 40; ++i) {
+    Answered answer;
+    answer.task = i < 36 ? "scenes" : "pairs";
+    answer.kind = i % 4 == 0 ? "a" : "b";
+    answer.sample = static_cast<uint64_t>(i);
+    answers.push_back(answer);
+  }
+  std::vector<uint64_t> samples;
+  for (const Answered& answer : ChooseShown(answers, "scenes", 6)) samples.push_back(answer.sample);
+  EXPECT_EQ(samples, (std::vector<uint64_t>{0, 1, 12, 13, 24, 25}));
+  EXPECT_EQ(ChooseShown(answers, "pairs", 16).size(), 4u);
+  EXPECT_TRUE(ChooseShown(answers, "none", 16).empty());
 }
 
 }  // namespace

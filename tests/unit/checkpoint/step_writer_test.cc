@@ -214,10 +214,14 @@ TEST_F(StepWriterTest, HoldsNoMoreSnapshotsThanItsLimit) {
   Save second = BeginSave(2);
   second.files = {PlainFile("a", "bytes")};
   second.snapshot_bytes = 41;
+  EXPECT_TRUE(writer.HasRoom(40));
+  EXPECT_FALSE(writer.HasRoom(41));
   EXPECT_TRUE(absl::IsResourceExhausted(writer.Start(second)));
   gate.Open();
   EXPECT_TRUE(writer.Wait().ok());
-  EXPECT_TRUE(writer.Start(second).ok());  // there is room again
+  second.snapshot_bytes = 1000;  // more than the limit: alone it may
+  EXPECT_TRUE(writer.HasRoom(1000));
+  EXPECT_TRUE(writer.Start(second).ok());
   EXPECT_TRUE(writer.Wait().ok());
 }
 
