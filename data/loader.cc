@@ -32,10 +32,13 @@ class ThreadedLoader final : public Loader {
 
   absl::StatusOr<Step> Next() override {
     MutexLock lock(&mutex_);
-    while (error_.ok() && (planned_.empty() || planned_.front().loading > 0 || !planned_.front().jobs.empty())) {
+    while (!FrontIsReady()) {
+      if (planned_.empty() && next_step_ > options_.last_step) {
+        return absl::OutOfRangeError(absl::StrCat("no step is loaded after the last one: ", options_.last_step));
+      }
       changed_.Wait(&mutex_);
     }
-    if (!error_.ok()) return error_;
+    if (!planned_.front().error.ok()) return planned_.front().error;  // it stays at the front
     Step step = std::move(planned_.front().step);
     planned_.pop_front();
     changed_.NotifyAll();
@@ -52,7 +55,12 @@ class ThreadedLoader final : public Loader {
     Step step;
     std::deque<Job> jobs;
     int loading = 0;
+    absl::Status error;  // of its first sample that could not be loaded
   };
+
+  bool FrontIsReady() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !planned_.empty() && planned_.front().loading == 0 && planned_.front().jobs.empty();
+  }
 
   // Plans the next step. Cheap: no file is read.
   void PlanStep() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -80,7 +88,7 @@ class ThreadedLoader final : public Loader {
     for (Planned& planned : planned_) {
       if (!planned.jobs.empty()) return &planned;
     }
-    while (planned_.size() < options_.steps_ahead) {
+    while (planned_.size() < options_.steps_ahead && next_step_ <= options_.last_step) {
       PlanStep();
       changed_.NotifyAll();  // a step without a job of ours is ready at once
       if (!planned_.back().jobs.empty()) return &planned_.back();
@@ -90,7 +98,7 @@ class ThreadedLoader final : public Loader {
 
   void Run() {
     MutexLock lock(&mutex_);
-    while (!stopping_ && error_.ok()) {
+    while (!stopping_) {
       Planned* const planned = NextWork();
       if (planned == nullptr) {
         changed_.Wait(&mutex_);
@@ -106,8 +114,8 @@ class ThreadedLoader final : public Loader {
       --planned->loading;
       if (batch.ok()) {
         planned->step.mine[job.slot] = *std::move(batch);
-      } else if (error_.ok()) {
-        error_ = batch.status();
+      } else if (planned->error.ok()) {
+        planned->error = batch.status();
       }
       changed_.NotifyAll();
     }
@@ -121,7 +129,6 @@ class ThreadedLoader final : public Loader {
   Cursor cursor_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_step_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status error_ ABSL_GUARDED_BY(mutex_);
   std::deque<Planned> planned_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::thread> threads_;
 };

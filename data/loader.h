@@ -3,6 +3,7 @@
 #define VLM_DATA_LOADER_H_
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -83,7 +84,8 @@ class Loader {
     int rank = 0;
     int world = 1;
     int threads = 1;
-    uint32_t steps_ahead = 2;  // steps kept ready; bounds memory
+    uint32_t steps_ahead = 2;                                   // steps kept ready; bounds memory
+    uint64_t last_step = std::numeric_limits<uint64_t>::max();  // nothing of later steps is read
   };
   struct Step {
     uint64_t step = 0;                 // optimizer step this feeds, counted from 1
@@ -97,7 +99,8 @@ class Loader {
   static std::unique_ptr<Loader> Start(BatchPlan plan, const SampleReader* reader, Cursor cursor, uint64_t first_step,
                                        Options options);
   virtual ~Loader() = default;  // stops the threads
-  // Blocks until the next step is ready. After an error every call returns it.
+  // Blocks until the next step is ready. The error of a sample is returned when its step's turn comes, and by every
+  // call after that. OUT_OF_RANGE after the last step.
   virtual absl::StatusOr<Step> Next() = 0;
 };
 

@@ -125,5 +125,31 @@ TEST_F(LoaderTest, ABrokenPictureStopsTheLoaderAndNamesItsPlace) {
   EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("questions.tar at offset"));
 }
 
+// What a later step cannot read neither stops the steps before it nor, past the last one, anything at all.
+TEST_F(LoaderTest, AnErrorComesWithItsStepAndNothingIsReadPastTheLast) {
+  const std::unique_ptr<Loader> good = Loader::Start(Plan(false), reader_.get(), {}, 1, {.last_step = 2});
+  ASSERT_TRUE(good->Next().ok());
+  const absl::StatusOr<Loader::Step> second = good->Next();
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(good->Next().status().code(), absl::StatusCode::kOutOfRange);
+
+  BatchPlan plan = Plan(false);
+  const StepBatch third = plan.Next(second->next);
+  bool broken = false;
+  for (const Row& row : third.rows) {
+    for (const uint64_t sample : row) {
+      const SampleRecord& record = manifest_.samples[sample];
+      for (uint32_t i = 0; i < record.images; ++i, broken = true) manifest_.images[record.first_image + i].bytes /= 2;
+    }
+  }
+  ASSERT_TRUE(broken);
+  const std::unique_ptr<Loader> loader = Loader::Start(Plan(false), reader_.get(), {}, 1, {.steps_ahead = 4});
+  for (int step = 1; step <= 2; ++step) EXPECT_TRUE(loader->Next().ok()) << step;
+  EXPECT_FALSE(loader->Next().ok());
+  EXPECT_FALSE(loader->Next().ok());  // and again
+  const std::unique_ptr<Loader> shorter = Loader::Start(Plan(false), reader_.get(), {}, 1, {.last_step = 2});
+  for (int step = 1; step <= 2; ++step) EXPECT_TRUE(shorter->Next().ok()) << step;
+}
+
 }  // namespace
 }  // namespace vlm::data
