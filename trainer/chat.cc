@@ -2,11 +2,32 @@
 
 #include <ATen/Parallel.h>
 
+#include "data/tokenizer/chat_files.h"
 #include "trainer/answerer.h"
+#include "trainer/stages/model_folder.h"
 
 namespace vlm::trainer {
+namespace {
+
+constexpr uint64_t kChatTemplateBytesMax = uint64_t{1} << 20;
+
+// A model tuned with another template has never seen a turn: what it would say to one means nothing.
+absl::Status CheckTemplate(const std::string& folder) {
+  const std::string path = folder + "/" + kChatTemplateFile;
+  const absl::StatusOr<std::string> text = ReadFile(PosixFileSystem(), path, kChatTemplateBytesMax);
+  if (absl::IsNotFound(text.status())) {
+    return absl::FailedPreconditionError(
+        "the model was not trained for chat, it has no chat template (train it with template chatml): " + folder);
+  }
+  VLM_RETURN_IF_ERROR(text.status());
+  if (*text == data::ChatMlTemplateJinja()) return absl::OkStatus();
+  return absl::UnimplementedError("only the service's own ChatML template can be chatted with: " + path);
+}
+
+}  // namespace
 
 absl::StatusOr<std::string> Chat(const ChatOptions& options) {
+  VLM_RETURN_IF_ERROR(CheckTemplate(options.model_folder));
   at::set_num_threads(options.threads);
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<Answerer> answerer,
                        Answerer::Load(PosixFileSystem(), options.model_folder, "chatml", at::kCPU, RealClock()));

@@ -192,15 +192,10 @@ class EvaluateStage final : public PoolStage {
     return report;
   }
 
-  // Pictures of the first task, at equal strides, so that every kind of question shows.
   absl::Status AddPictures(const std::vector<Answered>& answers, Report* report) const {
-    std::vector<const Answered*> shown;
-    for (const Answered& answer : answers) {
-      if (answer.task == settings_.tasks.at(0).name) shown.push_back(&answer);
-    }
-    const size_t count = std::min<size_t>(static_cast<size_t>(settings_.log_images), shown.size());
-    for (size_t i = 0; i < count; ++i) {
-      const Answered& answer = *shown[i * shown.size() / count + i % std::max<size_t>(1, shown.size() / count)];
+    const std::vector<Answered> shown =
+        ChooseShown(answers, settings_.tasks.at(0).name, static_cast<size_t>(settings_.log_images));
+    for (const Answered& answer : shown) {
       VLM_ASSIGN_OR_RETURN(const data::SampleReader::Loaded loaded, data_->reader->Read(answer.sample));
       if (loaded.images.empty()) continue;
       const std::string& encoded = loaded.images[0];
@@ -208,7 +203,8 @@ class EvaluateStage final : public PoolStage {
           const data::Image image,
           data::DecodeImage(std::as_bytes(std::span(encoded.data(), encoded.size())), data_->pixels.limits));
       VLM_ASSIGN_OR_RETURN(std::string png, data::EncodePng(image));
-      report->pictures.push_back({absl::StrFormat("picture-%02d.png", i), std::move(png), answer});
+      report->pictures.push_back(
+          {absl::StrFormat("picture-%02d.png", report->pictures.size()), std::move(png), answer});
     }
     return absl::OkStatus();
   }

@@ -81,6 +81,7 @@ absl::StatusOr<OpenedTensors> OpenTensors(FileSystem* files, const std::string& 
 
 absl::StatusOr<std::map<std::string, std::string>> SideFiles(const ModelConfig& config,
                                                              const data::Tokenizer& tokenizer,
+                                                             const data::ChatTemplate& chat_template,
                                                              const data::PixelOptions& pixels, std::string_view dtype) {
   std::map<std::string, std::string> files;
   files["config.json"] = config.ToJson(dtype);
@@ -89,7 +90,7 @@ absl::StatusOr<std::map<std::string, std::string>> SideFiles(const ModelConfig& 
   VLM_ASSIGN_OR_RETURN(files["tokenizer_config.json"],
                        data::TokenizerConfigJson(tokenizer, config.text.max_position_embeddings));
   VLM_ASSIGN_OR_RETURN(files["special_tokens_map.json"], data::SpecialTokensMapJson(tokenizer));
-  files["chat_template.jinja"] = std::string(data::ChatMlTemplateJinja());
+  if (chat_template.name() == "chatml") files[kChatTemplateFile] = std::string(data::ChatMlTemplateJinja());
   if (config.llava.has_value()) {
     files["preprocessor_config.json"] = ImageProcessorConfig(pixels);
     files["processor_config.json"] = ProcessorConfig(config.llava->vision);

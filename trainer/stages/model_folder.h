@@ -12,6 +12,7 @@
 #include "base/file_system.h"
 #include "base/status.h"
 #include "checkpoint/format/safetensors_folder.h"
+#include "data/chat_template.h"
 #include "data/loader.h"
 #include "data/tokenizer/tokenizer.h"
 #include "model/graph.h"
@@ -19,6 +20,8 @@
 #include "train/checkpoint_state.h"
 
 namespace vlm::trainer {
+
+inline constexpr char kChatTemplateFile[] = "chat_template.jinja";
 
 // Either a text model or a LLaVA.
 struct ModelConfig {
@@ -42,9 +45,10 @@ struct OpenedTensors {
 absl::StatusOr<OpenedTensors> OpenTensors(FileSystem* files, const std::string& folder, const std::string& stem);
 
 // Everything beside weights and optimizer state that makes the folder open in transformers: config.json,
-// generation_config.json, tokenizer files and, for a LLaVA, processor files.
+// generation_config.json, tokenizer files, the chat template if training used one, and, for a LLaVA, processor files.
 absl::StatusOr<std::map<std::string, std::string>> SideFiles(const ModelConfig& config,
                                                              const data::Tokenizer& tokenizer,
+                                                             const data::ChatTemplate& chat_template,
                                                              const data::PixelOptions& pixels, std::string_view dtype);
 
 }  // namespace vlm::trainer

@@ -106,15 +106,16 @@ std::string ScoreTable(const TaskScore& score) {
                    "</h3><table><tr><th>question</th><th>asked</th><th>correct</th><th>95 % interval</th>"
                    "<th>target</th><th>blank picture</th><th>majority answer</th></tr>");
   for (const auto& [kind, result] : score.kinds) {
+    const char* const color = !result.target.has_value() ? "" : result.target_met ? "good" : "bad";
     const std::string target = result.target.has_value() ? Percent(*result.target) : "–";
     const std::string blank = result.blank.has_value() ? Percent(*result.blank) : "–";
     absl::StrAppendFormat(
         &html,
         "<tr><td>%s</td><td>%d</td><td class=\"%s\">%s</td><td>%s – %s</td><td>%s</td><td class=\"%s\">%s</td>"
         "<td>%s (“%s”)</td></tr>",
-        Escape(kind), result.total, result.target_met ? "good" : "bad", Percent(result.accuracy),
-        Percent(result.interval.low), Percent(result.interval.high), target, result.blank_within_margin ? "" : "bad",
-        blank, Percent(result.majority), Escape(result.majority_answer));
+        Escape(kind), result.total, color, Percent(result.accuracy), Percent(result.interval.low),
+        Percent(result.interval.high), target, result.blank_within_margin ? "" : "bad", blank, Percent(result.majority),
+        Escape(result.majority_answer));
   }
   return html + "</table>";
 }

@@ -48,6 +48,24 @@ bool ExactMatch(const std::string& expected, const std::string& generated) {
   return absl::StripAsciiWhitespace(expected) == absl::StripAsciiWhitespace(generated);
 }
 
+std::vector<Answered> ChooseShown(const std::vector<Answered>& answers, const std::string& task, size_t count) {
+  std::map<std::string, std::vector<const Answered*>> by_kind;
+  for (const Answered& answer : answers) {
+    if (answer.task == task) by_kind[answer.kind].push_back(&answer);
+  }
+  std::vector<Answered> shown;
+  if (by_kind.empty()) return shown;
+  const size_t rounds = (count + by_kind.size() - 1) / by_kind.size();
+  for (size_t round = 0; round < rounds; ++round) {
+    for (const auto& [kind, of_kind] : by_kind) {
+      if (shown.size() == count) return shown;
+      const size_t stride = std::max<size_t>(1, of_kind.size() / rounds);
+      if (round * stride < of_kind.size()) shown.push_back(*of_kind[round * stride]);
+    }
+  }
+  return shown;
+}
+
 bool TaskScore::passed() const {
   return std::all_of(kinds.begin(), kinds.end(),
                      [](const auto& kind) { return kind.second.target_met && kind.second.blank_within_margin; });

@@ -24,6 +24,9 @@ struct Interval {
 // Wilson's score interval at 95 % (Wilson 1927). Requires 0 <= correct <= total, total > 0.
 Interval WilsonInterval(int64_t correct, int64_t total);
 
+// Up to `count` answers of `task` to show: each kind of question in turn, and of a kind at equal strides.
+std::vector<Answered> ChooseShown(const std::vector<Answered>& answers, const std::string& task, size_t count);
+
 // Equal but for white space at the ends.
 bool ExactMatch(const std::string& expected, const std::string& generated);
 

@@ -37,27 +37,23 @@ def whole_job(binaries):
 
 
 def transformers_answer(folder, picture, question, tokens):
-    """The same question to transformers, greedily, with our preprocessing files."""
+    """The same question to transformers, greedily, with nothing but the exported folder: its template, its picture
+    settings (Pillow's resampling, as here) and its weights."""
     import torch
     from PIL import Image
-    from transformers import AutoTokenizer, LlavaForConditionalGeneration
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
     torch.set_num_threads(1)
     model, info = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    settings = json.loads((folder / "preprocessor_config.json").read_text())
-    size = settings["size"]["height"]
-    image = Image.open(picture).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    pixels = torch.tensor(list(image.tobytes()), dtype=torch.float32).reshape(1, size, size, 3).permute(0, 3, 1, 2)
-    pixels = (pixels / 255 - 0.5) / 0.5
-    marks = "<|image|>" * (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2
-    prompt = f"<|im_start|>user\n{marks}{question}<|im_end|>\n<|im_start|>assistant\n"
-    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
+        add_generation_prompt=True, tokenize=False)
+    batch = processor(images=Image.open(picture).convert("RGB"), text=prompt, return_tensors="pt")
     model.eval()
     with torch.no_grad():
-        out = model.generate(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids),
-                             max_new_tokens=tokens, do_sample=False)
-    return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+        out = model.generate(**batch, max_new_tokens=tokens, do_sample=False)
+    return processor.tokenizer.decode(out[0, batch["input_ids"].shape[1]:], skip_special_tokens=True)
 
 
 def unchanged_stages_are_reused(binaries):
