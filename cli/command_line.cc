@@ -97,8 +97,10 @@ class Commands {
     AddSet(submit, &submit_.overrides);
     CLI::Option* const follow = submit->add_flag("--follow", submit_.follow, "Stay and show progress until it ends");
     CLI::Option* const quiet = submit->add_flag("-q,--quiet", submit_.quiet, "Print the job's id alone");
+    CLI::Option* const id_file = submit->add_option("--id-file", submit_.id_file, "File that gets the job's id");
     submit->add_flag("--validate-only", submit_.validate_only, "Check only, here and at the coordinator; store nothing")
-        ->excludes(follow);
+        ->excludes(follow)
+        ->excludes(id_file);
     follow->excludes(quiet);
     Add(&app_, "list", "All jobs, newest first", true, [](const Context& context) { return ListJobs(context); });
     AddOfJob(&app_, "get", "A job and its stages", true,

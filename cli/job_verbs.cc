@@ -1,5 +1,6 @@
 #include "cli/job_verbs.h"
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -86,6 +87,10 @@ VerbResult Submit(const Context& context, const SubmitArguments& arguments) {
     return ExitCode::kInvalidJobFile;
   }
   if (!job_id.ok()) return job_id.status();
+  if (!arguments.id_file.empty() && !(std::ofstream(arguments.id_file) << *job_id << "\n").flush()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("job ", *job_id, " is submitted, but its id cannot be written to ", arguments.id_file));
+  }
   if (context.format != OutputFormat::kTable) {
     v1::SubmitJobResponse response;
     response.set_job_id(*job_id);

@@ -15,7 +15,8 @@ struct SubmitArguments {
   std::vector<std::string> overrides;  // --set path=value
   bool follow = false;
   bool validate_only = false;
-  bool quiet = false;  // the job's id alone
+  bool quiet = false;   // the job's id alone
+  std::string id_file;  // where the id is written too; empty: nowhere
 };
 
 VerbResult Submit(const Context& context, const SubmitArguments& arguments);
