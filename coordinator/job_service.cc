@@ -151,7 +151,7 @@ void JobService::GetJob(v1::GetJobRequest request, std::function<void(absl::Stat
           absl::StatusOr<std::optional<std::string>> text = deps_.store->Get(kJobYamlFamily, (*view)->job_id());
           if (!text.ok()) return done(text.status());
           v1::GetJobResponse response;
-          *response.mutable_job() = **std::move(view);
+          *response.mutable_job() = *std::move(*view);
           response.mutable_job()->set_job_yaml(text->value_or(""));
           done(std::move(response));
         });

@@ -278,10 +278,10 @@ Checked CheckJob(YamlNode* root, Diagnostics* diagnostics) {
     return checked;
   }
   Checker checker(root, diagnostics);
-  static const Field kRoot{.path = "", .type = ValueType::kMap, .doc = ""};
+  static const Field whole{.path = "", .type = ValueType::kMap, .doc = ""};
   static const SchemaNode* const schema = [] {
     auto* copy = new SchemaNode(Schema());
-    copy->rows.push_back(&kRoot);
+    copy->rows.push_back(&whole);
     return copy;
   }();
   checked.json = checker.Value(*root, *schema, kEveryKind, "");

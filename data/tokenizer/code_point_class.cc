@@ -13,11 +13,13 @@ struct ClassRun {
   CodePointClass kind;
 };
 
+// NOLINTBEGIN(readability-identifier-naming): one letter a cell keeps the tables below readable.
 constexpr CodePointClass O = CodePointClass::kOther;
 constexpr CodePointClass L = CodePointClass::kLetter;
 constexpr CodePointClass N = CodePointClass::kNumber;
 constexpr CodePointClass S = CodePointClass::kSpace;
 constexpr CodePointClass R = CodePointClass::kNewline;
+// NOLINTEND(readability-identifier-naming)
 
 constexpr ClassRun kRuns[] = {
 #include "data/tokenizer/code_point_class.inc"

@@ -143,7 +143,7 @@ struct StoreEpoch {
 };  // the highest seen; given back in identity.epoch_seen
 struct Note {
   std::string text;
-};                 // a decision and its reason, for the log
+};  // a decision and its reason, for the log
 struct Finish {};  // after ShutdownRequested: exit now
 
 using Output = std::variant<OpenSession, CloseSession, SendToCoordinator, SpawnRank, SignalRank, SendToTrainer,

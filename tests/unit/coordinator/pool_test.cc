@@ -172,8 +172,7 @@ TEST_F(PoolAttempt, ABeatDoesNotRenewTheLeaseOfAnotherWorker) {
     service_.Say(b_, beat);
     service_.Advance(absl::Seconds(1));
   }
-  EXPECT_EQ(Lease(1, "b")->leases(0).shard(), lease->leases(0).shard())
-      << "it has run out";
+  EXPECT_EQ(Lease(1, "b")->leases(0).shard(), lease->leases(0).shard()) << "it has run out";
 }
 
 TEST_F(PoolAttempt, ALateCommitCountsWhenNobodyWasFaster) {
