@@ -38,7 +38,7 @@ std::map<std::string, std::string> Contents(const std::string& folder) {
   const absl::StatusOr<std::vector<std::string>> names = PosixFileSystem()->List(folder);
   EXPECT_TRUE(names.ok()) << names.status();
   for (const std::string& name : *names) {
-    if (name == "COMMITTED.json") continue;
+    if (name.starts_with("COMMITTED.json")) continue;  // or the temporary it is being renamed from
     contents[name] = *ReadFile(PosixFileSystem(), folder + "/" + name, 1 << 30);
   }
   return contents;
