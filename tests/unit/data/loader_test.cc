@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <set>
 
 #include "data/indexer.h"
 #include "data/shapes/shapes_generator.h"
@@ -128,27 +129,33 @@ TEST_F(LoaderTest, ABrokenPictureStopsTheLoaderAndNamesItsPlace) {
 // What a later step cannot read neither stops the steps before it nor, past the last one, anything at all.
 TEST_F(LoaderTest, AnErrorComesWithItsStepAndNothingIsReadPastTheLast) {
   const std::unique_ptr<Loader> good = Loader::Start(Plan(false), reader_.get(), {}, 1, {.last_step = 2});
-  ASSERT_TRUE(good->Next().ok());
-  const absl::StatusOr<Loader::Step> second = good->Next();
-  ASSERT_TRUE(second.ok());
+  for (int step = 1; step <= 2; ++step) EXPECT_TRUE(good->Next().ok()) << step;
   EXPECT_EQ(good->Next().status().code(), absl::StatusCode::kOutOfRange);
 
+  // Pictures of step 3 that no step before it shows: a small source may come twice in a block of the mixture.
   BatchPlan plan = Plan(false);
-  const StepBatch third = plan.Next(second->next);
+  std::set<uint64_t> seen;
+  Cursor cursor;
+  for (int step = 1; step <= 2; ++step) {
+    const StepBatch batch = plan.Next(cursor);
+    for (const Row& row : batch.rows) seen.insert(row.begin(), row.end());
+    cursor = batch.next;
+  }
   bool broken = false;
-  for (const Row& row : third.rows) {
+  for (const Row& row : plan.Next(cursor).rows) {
     for (const uint64_t sample : row) {
       const SampleRecord& record = manifest_.samples[sample];
+      if (seen.contains(sample)) continue;
       for (uint32_t i = 0; i < record.images; ++i, broken = true) manifest_.images[record.first_image + i].bytes /= 2;
     }
   }
   ASSERT_TRUE(broken);
   const std::unique_ptr<Loader> loader = Loader::Start(Plan(false), reader_.get(), {}, 1, {.steps_ahead = 4});
-  for (int step = 1; step <= 2; ++step) EXPECT_TRUE(loader->Next().ok()) << step;
+  for (int step = 1; step <= 2; ++step) EXPECT_EQ(loader->Next().status(), absl::OkStatus()) << step;
   EXPECT_FALSE(loader->Next().ok());
   EXPECT_FALSE(loader->Next().ok());  // and again
   const std::unique_ptr<Loader> shorter = Loader::Start(Plan(false), reader_.get(), {}, 1, {.last_step = 2});
-  for (int step = 1; step <= 2; ++step) EXPECT_TRUE(shorter->Next().ok()) << step;
+  for (int step = 1; step <= 2; ++step) EXPECT_EQ(shorter->Next().status(), absl::OkStatus()) << step;
 }
 
 }  // namespace
