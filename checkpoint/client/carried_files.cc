@@ -9,8 +9,8 @@ namespace {
 
 // False: not linked, and nothing of the file is left in the folder.
 absl::StatusOr<bool> LinkWithSums(FileSystem* files, const std::string& from, const std::string& to) {
-  const std::string sums = absl::StrCat(to, ".sum");
-  if (!files->Link(absl::StrCat(from, ".sum"), sums).ok()) return false;
+  const std::string sums = SumPath(to);
+  if (!files->Link(SumPath(from), sums).ok()) return false;
   if (files->Link(from, to).ok()) return true;
   VLM_RETURN_IF_ERROR(files->Remove(sums));
   return false;

@@ -9,7 +9,6 @@
 namespace vlm::checkpoint {
 namespace {
 
-std::string SumPath(const std::string& path) { return absl::StrCat(path, ".sum"); }
 std::string TemporaryPath(const std::string& path) { return absl::StrCat(path, ".tmp"); }
 
 // Writes and syncs `<path>.tmp`.
@@ -89,6 +88,8 @@ absl::Status VerifyContents(FileSystem* files, const std::string& folder, const 
 }
 
 }  // namespace
+
+std::string SumPath(const std::string& path) { return path + std::string(kSumSuffix); }
 
 absl::StatusOr<std::unique_ptr<DurableFileWriter>> DurableFileWriter::Create(FileSystem* files, std::string path,
                                                                              uint64_t bytes_expected) {

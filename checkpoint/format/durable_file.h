@@ -22,6 +22,9 @@ struct WrittenFile {
 
 constexpr std::string_view kTemporarySuffix = ".tmp";
 
+// Where the sums of a file stand: beside it.
+std::string SumPath(const std::string& path);
+
 // Writes `<path>.tmp` front to back while hashing; Finish makes `<path>` and `<path>.sum` durable, in this order:
 // sync both temporaries, rename the sums, rename the file, sync the folder. Destroying an unfinished writer
 // removes its temporaries. Not thread-safe. A path has one writer: `path` must not exist.

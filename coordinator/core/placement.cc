@@ -11,6 +11,9 @@ namespace {
 constexpr absl::Duration kRootAnswerMax = absl::Seconds(10);
 constexpr absl::Duration kRootLook = absl::Seconds(5);
 
+// What a queued stage's wait is counted under: "behind" until it was looked at.
+std::string WaitKind(const Stage& stage) { return stage.wait_kind.empty() ? "behind" : stage.wait_kind; }
+
 }  // namespace
 
 void Coordinator::Core::Schedule() {
@@ -54,7 +57,7 @@ void Coordinator::Core::Schedule() {
 }
 
 void Coordinator::Core::CountWait(Stage* stage) {
-  waited_[stage->wait_kind.empty() ? "behind" : stage->wait_kind] += now() - stage->waits_since;
+  waited_[WaitKind(*stage)] += now() - stage->waits_since;
   stage->waits_since = now();
 }
 
@@ -63,7 +66,7 @@ std::map<std::string, absl::Duration> Coordinator::Core::Waited(absl::Duration n
   for (const std::set<QueueKey>* keys : {&queue_.ready(), &queue_.parked()}) {
     for (const QueueKey& key : *keys) {
       const Stage& stage = *ledger_.stages.at(key.stage_uid);
-      waited[stage.wait_kind.empty() ? "behind" : stage.wait_kind] += now - stage.waits_since;
+      waited[WaitKind(stage)] += now - stage.waits_since;
     }
   }
   return waited;

@@ -4,21 +4,10 @@
 
 #include <cstring>
 
-#include "base/check.h"
+#include "must.h"
 #include "thread_collective.h"
 
 namespace vlm::train {
-namespace {
-
-template <typename T>
-T Must(absl::StatusOr<T> value) {
-  VLM_CHECK(value.ok(), std::string(value.status().message()));
-  return *std::move(value);
-}
-void Must(const absl::Status& status) { VLM_CHECK(status.ok(), std::string(status.message())); }
-
-}  // namespace
-
 TrainingOptions GangOptions::DefaultTraining() {
   TrainingOptions training;
   training.seed = 7;

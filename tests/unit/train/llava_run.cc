@@ -1,21 +1,14 @@
 #include "llava_run.h"
 
-#include "base/check.h"
 #include "base/clock.h"
 #include "model/device_batch.h"
 #include "model/init.h"
 #include "model/llava.h"
+#include "must.h"
 #include "train/selection.h"
 
 namespace vlm::train {
 namespace {
-
-template <typename T>
-T Must(absl::StatusOr<T> value) {
-  VLM_CHECK(value.ok(), std::string(value.status().message()));
-  return *std::move(value);
-}
-void Must(const absl::Status& status) { VLM_CHECK(status.ok(), std::string(status.message())); }
 
 TrainingOptions OptionsOf(const model::LlavaConfig& config) {
   TrainingOptions options;
