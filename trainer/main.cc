@@ -9,6 +9,7 @@
 #include <map>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "base/version.h"
 #include "spec/canonical.h"
 #include "trainer/chat.h"
@@ -44,6 +45,14 @@ void EndWithWorker() {
   _exit(static_cast<int>(ExitCode::kCrash));
 }
 
+// Every rank's log has a first line, also that of a pool's rank for which no shard is left.
+void LogStart(const Assignment& assignment) {
+  std::fprintf(stderr, "vlm-trainer %s: %s of %s, attempt %llu, rank %d of %d, %s\n", kVersion,
+               assignment.stage.c_str(), assignment.job_id.c_str(), static_cast<unsigned long long>(assignment.fence),
+               assignment.rank, assignment.world,
+               assignment.cuda ? "on a GPU" : absl::StrCat("on ", assignment.threads, " CPU threads").c_str());
+}
+
 int RunRank() {
   LinkOptions options;
   options.socket = Environment("VLM_WORKER_SOCKET");
@@ -65,7 +74,10 @@ int RunRank() {
     link = WorkerLink::Connect(options, RealClock());
     status = link.status();
   }
-  if (status.ok()) status = RunAttempt(link->get());
+  if (status.ok()) {
+    LogStart((*link)->assignment());
+    status = RunAttempt(link->get());
+  }
   const int code = static_cast<int>(ExitCodeOf(status));
   if (!status.ok()) std::fprintf(stderr, "vlm-trainer: %s\n", std::string(status.message()).c_str());
   if (link.ok()) {

@@ -83,6 +83,8 @@ class PoolRank {
     VLM_RETURN_IF_ERROR(Describe(path, &output));
     const absl::Status committed = Commit(lease, output);
     if (absl::IsAlreadyExists(committed)) return context_.files->Remove(path);  // another lease won
+    if (committed.ok())
+      absl::FPrintF(stderr, "shard %d: %d rows, %d bytes\n", lease.shard(), output.rows, output.bytes);
     return committed;
   }
 

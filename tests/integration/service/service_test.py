@@ -10,7 +10,9 @@ import tempfile
 
 from service import ROOT, Service, TINY, wait_until, weights
 
-LONGER = ["--set", "spec.stages[sft].train.steps=400", "--set", "spec.stages[sft].checkpoint.every=20 steps"]
+LONGER_STEPS = 1500  # of 5 ms and more: time to kill something in between
+LONGER = ["--set", f"spec.stages[sft].train.steps={LONGER_STEPS}",
+          "--set", "spec.stages[sft].checkpoint.every=20 steps"]
 
 
 def whole_job(binaries):
@@ -110,7 +112,7 @@ def a_restarted_coordinator_loses_nothing(binaries):
         assert service.stage(job, "sft")["state"] == "STAGE_STATE_ACTIVE", "too few steps for this test"
         service.wait(job)
         sft = service.stage(job, "sft")
-        assert int(sft.get("restarts", 0)) == 0 and int(sft["progress"]["done"]) == 400, sft
+        assert int(sft.get("restarts", 0)) == 0 and int(sft["progress"]["done"]) == LONGER_STEPS, sft
 
 
 def complete_steps(service, job):
@@ -196,6 +198,12 @@ def alive(pid):
         return False
 
 
+def stored_log(service, job, stage):
+    """What the coordinator has of rank 0's log: logs may come after the news that their rank has ended."""
+    done = service.vlmctl("logs", job, "--stage", stage, check=False)
+    return done.stdout if done.returncode == 0 else ""
+
+
 def follow_logs_and_cancel(binaries):
     """`submit --follow` tells the way of each stage and ends with the job's code; logs hold a trainer's steps; cancel
     ends a job that trains, and its trainers."""
@@ -205,9 +213,11 @@ def follow_logs_and_cancel(binaries):
             assert re.search(rf"^{stage}: succeeded, ", followed, re.M), followed
         job = re.match(r"job (\S+) submitted\n", followed).group(1)
         assert f"job {job} succeeded after " in followed, followed
-        log = service.vlmctl("logs", job, "--stage", "sft").stdout
-        assert [int(step) for step in re.findall(r"^step (\d+)/8 loss \d+\.\d+ ", log, re.M)][-1] == 8, log
-        assert "step 1/8 " not in service.vlmctl("logs", job, "--stage", "evaluate").stdout
+        wait_until("the whole log of sft is there", lambda: re.findall(
+            r"^step (\d+)/8 loss \d+\.\d+ ", stored_log(service, job, "sft"), re.M)[-1:] == ["8"])
+        log = wait_until("a log of evaluate is there", lambda: stored_log(service, job, "evaluate"))
+        assert re.match(r"vlm-trainer \S+: evaluate of \S+, attempt \d+, rank 0 of 2, ", log), log
+        assert "step 1/8 " not in log, "a stage's log is its own"
 
         follower = subprocess.Popen([service.bin / "vlmctl", "--state-dir", service.folder / "coordinator", "submit",
                                      TINY, "--follow", *LONGER], stdout=subprocess.PIPE, text=True)
@@ -278,23 +288,25 @@ def metrics_move(binaries):
     """/metrics of a job whose trainer was killed, scraped twice: the restart and its cost are counted, every counter
     of coordinator and ranks grows, each program has its own series only; then rank series go."""
     with Service(binaries) as service:
-        job = service.submit(*LONGER, "--set", "spec.stages[sft].train.steps=800")
+        job = service.submit(*LONGER, "--set", "spec.stages[sft].train.steps=100000")  # cancelled below
         wait_until("sft has saved", lambda: steps(service, job) >= 45)
         assert total(service.scrape(), 'vlm_restarts_total{cause="crash"}') == 0
         os.kill(service.trainers()[0], signal.SIGKILL)
         wait_until("sft trains again", lambda: int(service.stage(job, "sft")["restarts"]) == 1 and
                    service.stage(job, "sft")["attempt_state"] == "ATTEMPT_STATE_RUNNING")
-        wait_until("and saves", lambda: steps(service, job) >= 85)
+        addresses = [re.search(r"metrics=(\S+)", (service.folder / f"worker-{n}.log").read_text()).group(1)
+                     for n in (0, 1)]
+        wait_until("both ranks have saved again", lambda: all(
+            re.search("^vlm_rank_checkpoint_success_timestamp_seconds{", service.scrape(address), re.M)
+            for address in addresses))
         first = service.scrape()
         for series in COORDINATOR_SERIES + ["vlm_stage_steps_done"]:
             assert re.search(rf"^{series}[ {{]", first, re.M), f"{series} is missing of\n{first}"
         assert total(first, 'vlm_restarts_total{cause="crash"}') == 1 and total(first, "vlm_restarts_total") == 1, first
         for cause in ("crash", "start"):
             assert total(first, f'vlm_badput_seconds_total{{cause="{cause}"}}') > 0, first
-        assert total(first, f'vlm_stage_steps_done{{job="{job}",stage="sft"}}') >= 80, first
+        assert total(first, f'vlm_stage_steps_done{{job="{job}",stage="sft"}}') >= 60, first
         assert not re.search("^vlm_rank_", first, re.M), "series of ranks are the workers'"
-        addresses = [re.search(r"metrics=(\S+)", (service.folder / f"worker-{n}.log").read_text()).group(1)
-                     for n in (0, 1)]
         ranks = [service.scrape(address) for address in addresses]
         for text in ranks:
             of_rank = RANK_SERIES + (RANK_0_SERIES if 'rank="0"' in text else [])
