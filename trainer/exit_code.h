@@ -16,6 +16,7 @@ enum class ExitCode {
   kStorage = 74,
   kIncompatible = 78,
   kNumeric = 79,
+  kOutOfMemory = 80,  // of a device, or of the heap; a kill by the kernel has no code of its own
 };
 
 // Marks an error with the code the process should end with; an inner mark stays. OK stays OK.

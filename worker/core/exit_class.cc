@@ -21,6 +21,7 @@ constexpr ExitCodeRow kExitCodes[] = {
     {74, v1::FAILURE_CLASS_STORAGE, "storage"},
     {78, v1::FAILURE_CLASS_INCOMPATIBLE, "incompatible"},
     {79, v1::FAILURE_CLASS_NUMERIC, "numeric"},
+    {80, v1::FAILURE_CLASS_OUT_OF_MEMORY, "out of memory"},
 };
 
 struct EndingRow {

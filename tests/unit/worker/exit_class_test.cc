@@ -17,6 +17,7 @@ TEST(ExitClassTest, ExitCodesHaveTheirClasses) {
   EXPECT_EQ(Classify({.exit_code = 74}), v1::FAILURE_CLASS_STORAGE);
   EXPECT_EQ(Classify({.exit_code = 78}), v1::FAILURE_CLASS_INCOMPATIBLE);
   EXPECT_EQ(Classify({.exit_code = 79}), v1::FAILURE_CLASS_NUMERIC);
+  EXPECT_EQ(Classify({.exit_code = 80}), v1::FAILURE_CLASS_OUT_OF_MEMORY);
   EXPECT_EQ(Classify({.exit_code = 1}), v1::FAILURE_CLASS_CRASH);
 }
 
