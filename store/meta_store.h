@@ -1,7 +1,7 @@
 // The durable, ordered key-value store behind the coordinator and the checkpoint service.
 //
 // Implementations: RocksDB (store/rocksdb_meta_store.h) and simulated (store/simulated_meta_store.h); one suite,
-// tests/conformance/meta_store_suite.h, holds for both.
+// tests/conformance/meta_store_test.cc, holds for both.
 #ifndef VLM_STORE_META_STORE_H_
 #define VLM_STORE_META_STORE_H_
 

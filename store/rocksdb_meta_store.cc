@@ -73,6 +73,8 @@ rocksdb::DBOptions DatabaseOptions() {
   options.max_log_file_size = kInfoLogBytesMax;
   options.keep_log_file_num = kInfoLogsMax;
   options.paranoid_checks = true;
+  // RocksDB's default stops quietly before a damaged record and forgets the acknowledged commits behind it.
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   return options;
 }
 

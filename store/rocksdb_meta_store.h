@@ -17,6 +17,9 @@ struct RocksDbOptions {
 
 // Opens or makes the database. Tuned for small rows and a fast restart: write-ahead log up to 16 MiB, write
 // buffers of 8 MiB, no statistics and no size checks on open.
+// A record at the very end of the log that a crash cut short was never acknowledged and is dropped; damage anywhere
+// else is an error, never a silent loss of what follows it. (One kind of damage cannot be told from such an end: a
+// record's length, within the log's last 32 KiB.)
 // FAILED_PRECONDITION when another process (its pid is named where it can be found) or this one has it open;
 // DATA_LOSS when the files are damaged; RESOURCE_EXHAUSTED for a full disk; INTERNAL otherwise.
 absl::StatusOr<std::unique_ptr<MetaStore>> OpenRocksDbMetaStore(const RocksDbOptions& options);

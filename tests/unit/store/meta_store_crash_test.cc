@@ -4,6 +4,9 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -88,6 +91,66 @@ TEST(RocksDbMetaStore, SyncedCommitsSurviveAKilledProcess) {
   const auto store = OpenRocksDbMetaStore({path, {"a"}});
   ASSERT_TRUE(store.ok()) << store.status();
   EXPECT_EQ(*(*store)->Get("a", "k"), "v");
+}
+
+// The write-ahead log of a process that was killed after `commits` synced commits, and the log's bytes.
+struct LeftLog {
+  std::string database, log, bytes;
+};
+LeftLog LogOfAKilledProcess(const std::string& name, int commits) {
+  LeftLog left;
+  left.database = EmptyFolder(name);
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto store = OpenRocksDbMetaStore({left.database, {"a"}});
+    for (int i = 0; i < commits; ++i) {
+      const std::vector<Mutation> row = {{"a", absl::StrCat("key ", i), std::string(100, 'v')}};
+      if (!store.ok() || !(*store)->Commit(row, Durability::kSynced).ok()) _exit(1);
+    }
+    kill(getpid(), SIGKILL);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status));
+  for (const auto& entry : std::filesystem::directory_iterator(left.database)) {
+    if (entry.path().extension() != ".log" || entry.file_size() == 0) continue;
+    EXPECT_EQ(left.log, "") << "more than one log";
+    left.log = entry.path();
+  }
+  std::ifstream file(left.log, std::ios::binary);
+  left.bytes.assign(std::istreambuf_iterator<char>(file), {});
+  EXPECT_GT(left.bytes.size(), 100u * static_cast<size_t>(commits));
+  return left;
+}
+
+TEST(RocksDbMetaStore, DamageInTheMiddleOfTheLogIsAnErrorAndNotALoss) {
+  LeftLog left = LogOfAKilledProcess("rocksdb_rot", 20);
+  for (const size_t at : {left.bytes.find("key 5"), left.bytes.find("key 18")}) {
+    ASSERT_LT(at, left.bytes.size());
+    std::string rotten = left.bytes;
+    rotten[at] = static_cast<char>(rotten[at] ^ 0x40);
+    std::ofstream(left.log, std::ios::binary) << rotten;
+    const absl::Status opened = OpenRocksDbMetaStore({left.database, {"a"}}).status();
+    EXPECT_EQ(opened.code(), absl::StatusCode::kDataLoss) << at << ": " << opened;
+  }
+  std::ofstream(left.log, std::ios::binary) << left.bytes;  // the refusals changed nothing
+  const auto store = OpenRocksDbMetaStore({left.database, {"a"}});
+  ASSERT_TRUE(store.ok()) << store.status();
+  for (int i = 0; i < 20; ++i) EXPECT_TRUE((*store)->Get("a", absl::StrCat("key ", i))->has_value()) << i;
+}
+
+TEST(RocksDbMetaStore, ATailThatACrashCutShortIsDroppedAlone) {
+  const LeftLog left = LogOfAKilledProcess("rocksdb_tail", 20);
+  for (const size_t cut : {size_t{1}, size_t{50}, size_t{110}}) {
+    std::ofstream(left.log, std::ios::binary) << left.bytes.substr(0, left.bytes.size() - cut);
+    const std::string copy = EmptyFolder("rocksdb_tail_copy");
+    std::filesystem::copy(left.database, copy, std::filesystem::copy_options::recursive);
+    const auto store = OpenRocksDbMetaStore({copy, {"a"}});
+    ASSERT_TRUE(store.ok()) << cut << ": " << store.status();
+    for (int i = 0; i < 19; ++i)
+      EXPECT_TRUE((*store)->Get("a", absl::StrCat("key ", i))->has_value()) << cut << " " << i;
+    EXPECT_FALSE((*store)->Get("a", "key 19")->has_value()) << cut;
+  }
 }
 
 TEST(RocksDbMetaStore, APathThatCannotBeADatabaseIsAnError) {
