@@ -1,11 +1,13 @@
 #include "spec/rules.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "spec/check.h"
@@ -17,6 +19,9 @@ namespace vlm::spec {
 namespace {
 
 constexpr uint32_t kPoolShardsMax = 65536;
+// What a generate stage asks about, and the splits that ask: data/shapes/shapes_generator.h.
+constexpr std::array<std::string_view, 4> kQuestionKinds = {"color", "shape", "position", "count"};
+constexpr std::array<std::string_view, 3> kQuestionSplits = {"questions", "test_scenes", "test_pairs"};
 
 struct Found {
   Place at;          // of the nearest part that was written
@@ -332,9 +337,27 @@ class RuleChecker {
         if (settings.tasks[i].control == Control::kBlank && !index->index().image) {
           Report(absl::StrCat("tasks[", i, "].control"), "a control with blank pictures needs an index with pictures");
         }
+        Targets(settings.tasks[i], index->index(), absl::StrCat("tasks[", i, "].targets"));
       }
     }
     Sizes(*all_[number_]);
+  }
+
+  // Kinds of questions are known before the run only where the job draws them itself.
+  void Targets(const EvaluateTask& task, const IndexSettings& index, const std::string& below) {
+    for (const IndexSource& source : index.sources) {
+      const Stage* const maker = source.name == task.source ? Find(source.from.stage) : nullptr;
+      if (maker == nullptr || maker->kind != StageKind::kGenerate) continue;
+      if (std::find(kQuestionSplits.begin(), kQuestionSplits.end(), source.from.split) == kQuestionSplits.end())
+        continue;
+      const std::vector<std::string> kinds(kQuestionKinds.begin(), kQuestionKinds.end());
+      for (const auto& [kind, target] : task.targets) {
+        const bool plain =
+            std::all_of(kind.begin(), kind.end(), [](char c) { return absl::ascii_isalnum(c) || c == '_'; });
+        Known("question of kind", kind, kinds, absl::StrCat("split ", Quoted(source.from.split)),
+              plain ? absl::StrCat(below, ".", kind) : below);
+      }
+    }
   }
 
   const YamlNode& nodes_;

@@ -20,6 +20,7 @@ constexpr KindMask kWithPictures = kAlignKind | kSftKind;
 
 constexpr double kRanksMax = 1024;
 constexpr double kPixelsMax = 4096;
+constexpr double kDrawnPixelsMin = 16, kDrawnPixelsMax = 1024;  // as data/shapes/shapes_generator.cc draws them
 constexpr double kContextMax = 1 << 20;
 constexpr double kWidthMax = 1 << 17;
 constexpr double kStepsMax = 1e9;
@@ -152,10 +153,10 @@ constexpr Field kTable[] = {
     {.path = "spec.stages[].generate.image", .type = kMap, .doc = "The pictures.", .fallback = "{}",
      .kinds = kGenerateKind},
     {.path = "spec.stages[].generate.image.min_size", .type = kInteger,
-     .doc = "Least width and height in pixels; each picture draws its own.", .fallback = "24", .min = 8,
-     .max = kPixelsMax, .kinds = kGenerateKind},
+     .doc = "Least width and height in pixels; each picture draws its own.", .fallback = "24",
+     .min = kDrawnPixelsMin, .max = kDrawnPixelsMax, .kinds = kGenerateKind},
     {.path = "spec.stages[].generate.image.max_size", .type = kInteger, .doc = "Greatest width and height in pixels.",
-     .fallback = "@min_size", .min = 8, .max = kPixelsMax, .kinds = kGenerateKind},
+     .fallback = "@min_size", .min = kDrawnPixelsMin, .max = kDrawnPixelsMax, .kinds = kGenerateKind},
     {.path = "spec.stages[].generate.image.format", .type = kChoice,
      .doc = "File format; mixed draws one per picture.", .fallback = "mixed", .choices = "jpeg|png|mixed",
      .kinds = kGenerateKind},
@@ -415,7 +416,8 @@ constexpr Field kTable[] = {
      .doc = "blank: ask once more with a blank picture, which must not help.", .fallback = "none",
      .choices = "none|blank", .kinds = kEvaluateKind},
     {.path = "spec.stages[].tasks[].targets", .type = kOpenMap,
-     .doc = "Least accuracy by kind of question; a task without targets is only reported.", .fallback = "{}",
+     .doc = "Least accuracy by kind of question; a task without targets is only reported. Drawn questions are of the "
+            "kinds color, shape, position and count.", .fallback = "{}",
      .max = 64, .kinds = kEvaluateKind},
     {.path = "spec.stages[].tasks[].targets{}", .type = kNumber, .doc = "From 0 to 1.", .min = 0, .max = 1,
      .kinds = kEvaluateKind},

@@ -265,6 +265,23 @@ std::vector<BadCase> BadCases() {
        "damaged_checkpoint, incompatible, user_error, storage, crash, worker_lost, hang, start_timeout, peer_lost\n"},
       {"KeepEvery", Full("lr: 1e-3}", "lr: 1e-3}\n      checkpoint: {every: 3 steps, keep_every: 10 steps}"),
        "f:17:48: spec.stages[p].checkpoint.keep_every: not a multiple of every 3: 10\n"},
+      {"ImageBelowWhatIsDrawn", Full("samples: 10}]", "samples: 10}], image: {min_size: 8, max_size: 2000}"),
+       "f:4:103: spec.stages[g].generate.image.min_size: must be from 16 to 1024, got 8\n"
+       "f:4:116: spec.stages[g].generate.image.max_size: must be from 16 to 1024, got 2000\n"},
+      {"TargetOfAnUnknownKind",
+       Replaced(
+           Replaced(Replaced(Full("targets: {color: 0.9}", "targets: {color: 0.9, colour: 0.9, size: 0.5}"),
+                             "{name: captions, samples: 10}",
+                             "{name: captions, samples: 10}, {name: questions, samples: 4}"),
+                    "sources: [{name: captions, from: {stage: g, split: captions}}]",
+                    "sources: [{name: captions, from: {stage: g, split: captions}}, {name: asked, from: {stage: g, "
+                    "split: questions}}]"),
+           "{name: scenes, source: captions,", "{name: scenes, source: asked,"),
+       "f:31:75: spec.stages[e].tasks[scenes].targets.colour: split 'questions' has no question of kind 'colour'; did "
+       "you "
+       "mean 'color'?\n"
+       "f:31:86: spec.stages[e].tasks[scenes].targets.size: split 'questions' has no question of kind 'size'; it has: "
+       "color, shape, position, count\n"},
       {"ImageRange", Full("samples: 10}]", "samples: 10}], image: {min_size: 30, max_size: 20}"),
        "f:4:103: spec.stages[g].generate.image.min_size: min_size 30 is above max_size 20\n"},
   };
