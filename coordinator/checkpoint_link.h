@@ -16,6 +16,7 @@
 #include "base/stoppable_executor.h"
 #include "checkpoint/service/checkpoint_service.h"
 #include "coordinator/core/messages.h"
+#include "coordinator/decision_loop.h"
 #include "rpc/memory_transport.h"
 #include "rpc/server.h"
 #include "store/meta_store.h"
@@ -38,7 +39,10 @@ class CheckpointLink {
                                                                 const Clock* clock);
   ~CheckpointLink();  // Stop()
 
-  void Register(rpc::ServiceRegistry* registry) { service_->Register(registry); }
+  // What the network may call: not OpenAttempt and CommitArtifact, which are the coordinator's own. A worker's call
+  // that writes is passed on when the core knows ranks of the attempt on the worker it names (Coordinator::CheckWriter;
+  // INVALID_ARGUMENT when it names none). `loop` must outlive the server that serves the registry.
+  void Register(DecisionLoop* loop, rpc::ServiceRegistry* registry);
 
   // Each is answered once through `tell`, unless Stop comes first.
   void Perform(const OpenAttempt& effect);
@@ -59,6 +63,7 @@ class CheckpointLink {
   StoppableExecutor actor_{"catalog"};
   StoppableExecutor disk_{"catalog-disk"};
   StoppableExecutor verifier_{"catalog-verify"};
+  StoppableExecutor auditor_{"catalog-audit"};
   std::unique_ptr<checkpoint::CheckpointService> service_;
   std::unique_ptr<rpc::MemoryTransport> transport_;
   std::unique_ptr<rpc::Channel> channel_;

@@ -29,10 +29,11 @@ struct StepState {
   std::map<uint32_t, v1::PartRow> parts;
   std::set<Hold> holds;
   // Not stored:
-  bool folder_made = false;  // in this process's life
-  bool checking = false;     // an effect of that kind is under way
-  bool verifying = false;
-  std::string artifact_kind;  // of the waiting CommitArtifact calls
+  bool folder_made = false;      // in this process's life
+  bool checking = false;         // an effect of that kind is under way
+  bool verifying = false;        // for a person
+  bool verifying_first = false;  // for a stage: before it is published or reused
+  std::string artifact_kind;     // of the waiting CommitArtifact calls
   WaitingCalls waiting;
 
   bool has_all_parts() const { return parts.size() == static_cast<size_t>(row.world()); }

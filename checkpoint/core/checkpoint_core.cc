@@ -19,9 +19,24 @@ Effect& CheckpointCore::State::Want(Effect::Kind kind, const StepKey& key) {
   effect.root = stage.row.root();
   effect.folder = step.row.folder();
   if (kind == Effect::Kind::kCheckFiles || kind == Effect::Kind::kVerifyFiles) effect.files = step.Files();
-  if (kind != Effect::Kind::kWriteCommitted) pending[effect.id] = {kind, key, ""};
+  pending[effect.id] = {kind, key, "", false};
   out.effects.push_back(std::move(effect));
   return out.effects.back();
+}
+
+void CheckpointCore::State::WantDescription(const StepKey& key) {
+  const StageState& stage = stages.at(key.stage_uid);
+  std::string contents = DescribeCommitted(stage, key, stage.steps.at({key.step, key.fence}));
+  Want(Effect::Kind::kWriteCommitted, key).contents = std::move(contents);
+}
+
+// One reading serves all who wait, but nobody's stage waits for one that stands behind a person's.
+void CheckpointCore::State::WantVerification(const StepKey& key, bool first) {
+  StepState& step = *FindStep(key);
+  if (step.verifying_first || (!first && step.verifying)) return;
+  (first ? step.verifying_first : step.verifying) = true;
+  Effect& effect = Want(Effect::Kind::kVerifyFiles, key);
+  effect.first = pending[effect.id].first = first;
 }
 
 std::optional<StepKey> CheckpointCore::State::FindByNumber(const std::string& stage_uid, uint64_t number) {
@@ -77,7 +92,7 @@ void CheckpointCore::State::ApplyRetention(const std::string& stage_uid) {
     const bool complete = step.row.state() == v1::STEP_STATE_COMPLETE;
     if (!complete && step.row.state() != v1::STEP_STATE_DAMAGED) continue;
     // A step being re-read is in use: it goes at the next commit.
-    const bool held = !step.holds.empty() || step.verifying;
+    const bool held = !step.holds.empty() || step.verifying || step.verifying_first;
     steps.push_back({{stage_uid, key.first, key.second}, complete, step.row.has_verified_at(), held});
   }
   const RetentionPolicy policy{stage.row.keep_last(), stage.row.keep_every()};
@@ -101,6 +116,7 @@ absl::StatusOr<Outputs> CheckpointCore::Start(absl::Time now) {
     for (auto& [number, step] : stage.steps) {
       const StepKey key{uid, number.first, number.second};
       if (step.row.state() == v1::STEP_STATE_DELETING) state_->Want(Effect::Kind::kRemoveFolder, key);
+      if (step.row.state() == v1::STEP_STATE_COMPLETE && !step.row.described()) state_->WantDescription(key);
       if (step.row.state() != v1::STEP_STATE_WRITING) continue;
       state_->Want(Effect::Kind::kMakeFolder, key);
       // All parts were reported, the commit was not reached: nobody may call again.
@@ -133,12 +149,13 @@ Outputs CheckpointCore::Handle(absl::Time now, const EffectResult& result) {
       state_->FilesChecked(effect.step, result);
       break;
     case Effect::Kind::kVerifyFiles:
-      state_->FilesVerified(effect.step, result);
+      state_->FilesVerified(effect.step, effect.first, result);
       break;
     case Effect::Kind::kRemoveFolder:
       state_->FolderRemoved(effect.step, result.status);
       break;
     case Effect::Kind::kWriteCommitted:
+      state_->Described(effect.step, result.status);
       break;
   }
   return state_->Take();

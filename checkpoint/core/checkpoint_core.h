@@ -36,7 +36,7 @@ struct Effect {
     kCheckFiles,      // sizes and sums of `files` in `folder`
     kVerifyFiles,     // every byte, past the page cache
     kRemoveFolder,    // with its contents, durably
-    kWriteCommitted,  // `contents` as COMMITTED.json; for people, its failure changes nothing
+    kWriteCommitted,  // `contents` as COMMITTED.json; its failure is told, and the next start tries again
   };
   uint64_t id = 0;
   Kind kind = Kind::kPrepareRoot;
@@ -45,6 +45,7 @@ struct Effect {
   std::vector<v1::StepFile> files;
   uint64_t bytes = 0;
   std::string contents;
+  bool first = false;    // of kVerifyFiles: a stage waits for it, it must not wait behind the others
   absl::Duration delay;  // before performing it: a retry
 };
 
@@ -61,7 +62,18 @@ struct Reply {
 
 // What happened, for logs, metrics and the simulation's invariants.
 struct CatalogEvent {
-  enum class Kind { kOpened, kBegun, kCommitted, kAborted, kDamaged, kVerified, kDeleting, kDeleted, kPublished };
+  enum class Kind {
+    kOpened,
+    kBegun,
+    kCommitted,
+    kAborted,
+    kDamaged,
+    kVerified,
+    kDeleting,
+    kDeleted,
+    kPublished,
+    kNotDescribed  // its COMMITTED.json could not be written
+  };
   Kind kind;
   StepKey step;  // kOpened: the fence with step 0
   std::string reason;

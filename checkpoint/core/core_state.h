@@ -21,6 +21,7 @@ struct CheckpointCore::State {
     Effect::Kind kind;
     StepKey step;      // but for kPrepareRoot
     std::string root;  // of kPrepareRoot
+    bool first = false;
   };
   struct Root {
     bool ready = false;
@@ -47,6 +48,8 @@ struct CheckpointCore::State {
 
   // Adds an effect on a step; the reference is good until the next one is added.
   Effect& Want(Effect::Kind kind, const StepKey& key);
+  void WantDescription(const StepKey& key);
+  void WantVerification(const StepKey& key, bool first);
 
   StageState* FindStage(const std::string& stage_uid) {
     const auto found = stages.find(stage_uid);
@@ -82,7 +85,8 @@ struct CheckpointCore::State {
   void RootPrepared(const std::string& root, const absl::Status& status);
   void FolderMade(const StepKey& key, const absl::Status& status);
   void FilesChecked(const StepKey& key, const EffectResult& result);
-  void FilesVerified(const StepKey& key, const EffectResult& result);
+  void FilesVerified(const StepKey& key, bool first, const EffectResult& result);
+  void Described(const StepKey& key, const absl::Status& status);
   void FolderRemoved(const StepKey& key, const absl::Status& status);
 };
 

@@ -80,16 +80,25 @@ void CheckpointCore::State::Commit(const StepKey& key, StepState* step) {
   v1::BeginStepResponse begun;
   begun.set_folder(step->row.folder());
   AnswerAll(&step->waiting.begin, Response(std::move(begun)));
-  Want(Effect::Kind::kWriteCommitted, key).contents = DescribeCommitted(stage, key, *step);
+  WantDescription(key);
   ApplyRetention(key.stage_uid);
 }
 
-void CheckpointCore::State::FilesVerified(const StepKey& key, const EffectResult& result) {
+void CheckpointCore::State::Described(const StepKey& key, const absl::Status& status) {
+  StepState* const step = FindStep(key);
+  if (step == nullptr || step->row.state() == v1::STEP_STATE_DELETING) return;
+  if (!status.ok()) return Tell(CatalogEvent::Kind::kNotDescribed, key, status.ToString());
+  step->row.set_described(true);
+  out.mutations.push_back(PutStep(key, step->row));
+}
+
+void CheckpointCore::State::FilesVerified(const StepKey& key, bool first, const EffectResult& result) {
   StepState* const step = FindStep(key);
   if (step == nullptr) return;
-  step->verifying = false;
+  (first ? step->verifying_first : step->verifying) = false;
   if (step->row.state() == v1::STEP_STATE_DELETING) return;  // answered when the deletion began
   if (!result.status.ok()) {
+    if (step->verifying || step->verifying_first) return;  // the other reading answers
     AnswerAll(&step->waiting.verify, result.status);
     return AnswerAll(&step->waiting.artifact, result.status);
   }

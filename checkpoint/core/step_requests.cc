@@ -209,7 +209,7 @@ void CheckpointCore::State::Handle(uint64_t call, const v1::CommitArtifactReques
   }
   step.artifact_kind = request.kind();
   step.waiting.artifact.push_back(call);
-  if (!std::exchange(step.verifying, true)) Want(Effect::Kind::kVerifyFiles, *final_step);
+  WantVerification(*final_step, /*first=*/true);
 }
 
 void CheckpointCore::State::Handle(uint64_t call, const v1::GetStepRequest& request) {
@@ -307,7 +307,7 @@ void CheckpointCore::State::Handle(uint64_t call, const v1::VerifyStepRequest& r
                   absl::FailedPreconditionError(absl::StrCat("step is being written or deleted: ", NameOf(*key))));
   }
   step.waiting.verify.push_back(call);
-  if (!std::exchange(step.verifying, true)) Want(Effect::Kind::kVerifyFiles, *key);
+  WantVerification(*key, request.before_reuse());
 }
 
 }  // namespace vlm::checkpoint

@@ -67,8 +67,13 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
     }
   }
 
+  Executor* ExecutorOf(const Effect& effect) const {
+    if (effect.kind != Effect::Kind::kVerifyFiles) return deps_.disk;
+    return effect.first || deps_.auditor == nullptr ? deps_.verifier : deps_.auditor;
+  }
+
   void StartEffect(Effect effect) {
-    Executor* const executor = effect.kind == Effect::Kind::kVerifyFiles ? deps_.verifier : deps_.disk;
+    Executor* const executor = ExecutorOf(effect);
     const absl::Duration delay = effect.delay;
     executor->PostAfter(delay, [self = shared_from_this(), effect = std::move(effect)] {
       EffectResult result = self->runner_.Run(effect);

@@ -33,9 +33,10 @@ struct CheckpointServiceDeps {
   store::MetaStore* store;  // opened with CatalogFamilies(), used by nobody else
   FileSystem* files;
   const Clock* clock;
-  Executor* actor;     // decisions and commits
-  Executor* disk;      // folders, sizes, deletion
-  Executor* verifier;  // re-reading whole steps
+  Executor* actor;              // decisions and commits
+  Executor* disk;               // folders, sizes, deletion
+  Executor* verifier;           // re-reading a whole step before it is published or reused
+  Executor* auditor = nullptr;  // re-reading steps for people, hours long; null: `verifier` does it
 };
 
 // Thread-safe. Destruction must come after the executors have stopped, or on a quiet simulation.

@@ -39,7 +39,7 @@ EffectResult EffectRunner::Run(const Effect& effect) const {
       result.status = RemoveFolder(effect);
       break;
     case Effect::Kind::kWriteCommitted:
-      result.status = WriteFileDurably(files_, absl::StrCat(effect.folder, "/COMMITTED.json"), effect.contents);
+      result.status = WriteCommitted(effect);
       break;
   }
   return result;
@@ -117,6 +117,12 @@ absl::Status EffectRunner::RemoveFolder(const Effect& effect) const {
   VLM_RETURN_IF_ERROR(CheckNoLinks(effect, parent));
   VLM_RETURN_IF_ERROR(RemoveTree(files_, effect.folder));
   return files_->SyncDirectory(parent);
+}
+
+absl::Status EffectRunner::WriteCommitted(const Effect& effect) const {
+  VLM_RETURN_IF_ERROR(CheckOurs(effect.root));
+  VLM_RETURN_IF_ERROR(CheckNoLinks(effect, effect.folder));
+  return WriteFileDurably(files_, absl::StrCat(effect.folder, "/COMMITTED.json"), effect.contents);
 }
 
 absl::Status EffectRunner::Look(const Effect& effect, EffectResult* result) const {

@@ -33,6 +33,7 @@ class EffectRunner {
   absl::Status PrepareRoot(const std::string& root) const;
   absl::Status MakeFolder(const Effect& effect) const;
   absl::Status RemoveFolder(const Effect& effect) const;
+  absl::Status WriteCommitted(const Effect& effect) const;
   absl::Status Look(const Effect& effect, EffectResult* result) const;
 
   FileSystem* const files_;

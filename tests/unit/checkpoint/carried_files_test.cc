@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
+#include <future>
 
 #include "absl/strings/str_cat.h"
+#include "base/hooked_file_system.h"
 
 namespace vlm::checkpoint {
 namespace {
@@ -53,6 +56,26 @@ TEST_F(CarriedFilesTest, AFileThatIsGoneIsLeftToBeWrittenAgain) {
     EXPECT_TRUE(linked->empty());
     EXPECT_TRUE(std::filesystem::is_empty(root_ + "/2"));  // so that it can be written
   }
+}
+
+TEST_F(CarriedFilesTest, WhoeverRemembersDoesNotWaitForTheDiskAndIsNotForgotten) {
+  carried_.Remember(root_ + "/gone", claims_, kNames);
+  std::future<void> other;
+  bool remembered = false;
+  const auto slow = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string&) {
+    if (operation == FileOperation::kLink && !other.valid()) {
+      other = std::async(std::launch::async, [this] { carried_.Remember(root_ + "/1", claims_, kNames); });
+      remembered = other.wait_for(std::chrono::seconds(20)) == std::future_status::ready;
+    }
+    return absl::OkStatus();
+  });
+  const auto linked = carried_.LinkInto(slow.get(), root_ + "/2");
+  ASSERT_TRUE(linked.ok()) << linked.status();
+  EXPECT_TRUE(remembered) << "while the other file is being linked";
+  EXPECT_TRUE(linked->empty());
+  const auto again = carried_.LinkInto(PosixFileSystem(), root_ + "/2");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(*again, std::vector<FileClaim>{claims_[0]});
 }
 
 }  // namespace

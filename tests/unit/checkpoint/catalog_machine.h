@@ -82,6 +82,19 @@ class CatalogMachine {
     }
   }
 
+  // Only verifications that a stage waits for; those of people stay queued.
+  void RunFirstEffects() {
+    std::deque<Effect> others;
+    for (Effect& effect : std::exchange(effects_, {})) {
+      if (effect.first) {
+        Perform(core_->Handle(now_, runner_.Run(effect)));
+      } else {
+        others.push_back(std::move(effect));
+      }
+    }
+    for (Effect& effect : others) effects_.push_back(std::move(effect));
+  }
+
   // The reply's number; see Reply().
   uint64_t Send(const Request& request) {
     const uint64_t call = next_call_++;

@@ -239,6 +239,48 @@ TEST(CheckpointCore, ADamagedFinalStepIsNotPublishedAndARetryReplacesIt) {
   EXPECT_TRUE(machine.CommitArtifact(2).ok());
 }
 
+TEST(CheckpointCore, PublishingDoesNotWaitForAPersonsVerificationOfTheSameStep) {
+  CatalogMachine machine;
+  ASSERT_TRUE(machine.Open(1).ok());
+  ASSERT_TRUE(machine.Save(1, 5, true).ok());
+  machine.HoldEffects(true);
+  v1::VerifyStepRequest verify;
+  verify.set_stage_uid(kUid);
+  verify.set_step(5);
+  const uint64_t person = machine.Send(verify);
+  v1::CommitArtifactRequest commit;
+  commit.set_stage_uid(kUid);
+  commit.set_fence(1);
+  commit.set_kind("model");
+  const uint64_t published = machine.Send(commit);
+  machine.RunFirstEffects();
+  EXPECT_TRUE(machine.Reply<v1::CommitArtifactResponse>(published).ok());
+  EXPECT_TRUE(machine.Reply<v1::VerifyStepResponse>(person).ok());  // the same reading serves both
+  machine.RunEffects();                                             // the person's, for nobody any more
+  EXPECT_EQ(machine.Describe(), "5@1:COMPLETE+RESUME(1)+OUTPUT ");
+}
+
+TEST(CheckpointCore, ACommittedStepIsDescribedAfterACrashToo) {
+  CatalogMachine machine;
+  ASSERT_TRUE(machine.Open(1).ok());
+  ASSERT_TRUE(machine.Begin(1, 5).ok());
+  const auto part = machine.WritePart(1, 5, 0);
+  machine.disk()->SetHook([](FileOperation, const std::string& path) {
+    return path.find("COMMITTED.json") == std::string::npos ? absl::OkStatus() : absl::InternalError("no such luck");
+  });
+  EXPECT_TRUE(machine.Add(*part)->committed());
+  EXPECT_EQ(machine.Count(CatalogEvent::Kind::kNotDescribed), 1);
+  const std::string path = StepFolder("/data", "job-1", "sft", {kUid, 5, 1}) + "/COMMITTED.json";
+  machine.disk()->SetHook(nullptr);
+  EXPECT_FALSE(machine.disk()->Stat(path).ok());
+  machine.Restart();
+  EXPECT_THAT(*ReadFile(machine.disk(), path, 1 << 20), HasSubstr("\"step\": 5"));
+  ASSERT_TRUE(machine.disk()->Remove(path).ok());  // what is known to be written is not written again
+  machine.Restart();
+  EXPECT_FALSE(machine.disk()->Stat(path).ok());
+  EXPECT_EQ(machine.Count(CatalogEvent::Kind::kNotDescribed), 1);
+}
+
 TEST(CheckpointCore, RetentionDeletesOldStepsAndKeepsHeldOnes) {
   CatalogMachine machine;
   ASSERT_TRUE(machine.Open(1, /*keep_last=*/2).ok());

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <future>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -59,6 +61,34 @@ TEST_F(ServiceFixture, FindsRotOnTheRealDisk) {
   EXPECT_EQ(step->status, StepStatus::kDamaged);
   EXPECT_THAT(step->damage, HasSubstr("rank-0.bin, chunk 0"));
   EXPECT_TRUE(absl::IsNotFound(client_->GetLatest(kStageUid).status()));
+}
+
+TEST_F(ServiceFixture, APersonsVerificationHoldsUpNoStage) {
+  StartService();
+  ASSERT_TRUE(Open(1).ok());
+  SaveStep(1, 1);
+  SaveStep(1, 2, /*final=*/true);
+  std::promise<void> gate;
+  auditor_->Post([opened = gate.get_future().share()] { opened.wait(); });  // a terabyte for somebody
+  v1::VerifyStepRequest request;
+  request.set_stage_uid(kStageUid);
+  request.set_step(1);
+  std::atomic<bool> answered = false;
+  std::promise<absl::Status> answer;
+  channel_->Call("/vlm.v1.CheckpointService/VerifyStep", request.SerializeAsString(), {.deadline = absl::Seconds(60)},
+                 [&](const absl::StatusOr<std::string>& bytes) {
+                   answered = true;
+                   answer.set_value(bytes.status());
+                 });
+  EXPECT_TRUE(client_->CommitArtifact(kStageUid, 1, "model").ok());
+  request.set_step(2);
+  request.set_before_reuse(true);
+  const auto reused = rpc::CallAndWait<v1::VerifyStepResponse>(channel_.get(), "/vlm.v1.CheckpointService/VerifyStep",
+                                                               request, {.deadline = absl::Seconds(30)});
+  EXPECT_TRUE(reused.ok()) << reused.status();
+  EXPECT_FALSE(answered);  // the person's stands in its own line
+  gate.set_value();
+  EXPECT_TRUE(answer.get_future().get().ok());
 }
 
 TEST_F(ServiceFixture, DeletesFilesAndRow) {

@@ -50,13 +50,14 @@ class ServiceFixture : public ::testing::Test {
     actor_ = NewThreadExecutor("catalog");
     disk_ = NewThreadExecutor("disk");
     verifier_ = NewThreadExecutor("verifier");
+    auditor_ = NewThreadExecutor("auditor");
     CheckpointServiceOptions options;
     options.allowed_roots = {folder_ + "/artifacts"};
     options.new_catalog_uuid = "catalog-uuid-16b";
     options.on_store_failure = [](const absl::Status& status) { FAIL() << status; };
-    VLM_ASSIGN_OR_RETURN(service_,
-                         CheckpointService::Create(std::move(options), {store_.get(), PosixFileSystem(), RealClock(),
-                                                                        actor_.get(), disk_.get(), verifier_.get()}));
+    VLM_ASSIGN_OR_RETURN(service_, CheckpointService::Create(
+                                       std::move(options), {store_.get(), PosixFileSystem(), RealClock(), actor_.get(),
+                                                            disk_.get(), verifier_.get(), auditor_.get()}));
     rpc::ServiceRegistry registry;
     service_->Register(&registry);
     transport_->Serve(std::move(registry));
@@ -68,6 +69,7 @@ class ServiceFixture : public ::testing::Test {
   }
   void StopService() {
     transport_->Stop();
+    auditor_.reset();
     verifier_.reset();
     disk_.reset();
     actor_.reset();
@@ -105,7 +107,7 @@ class ServiceFixture : public ::testing::Test {
   std::unique_ptr<rpc::Channel> channel_;
   std::unique_ptr<CheckpointClient> client_;
   std::unique_ptr<store::MetaStore> store_;
-  std::unique_ptr<Executor> actor_, disk_, verifier_;
+  std::unique_ptr<Executor> actor_, disk_, verifier_, auditor_;
   std::unique_ptr<CheckpointService> service_;
 };
 
