@@ -172,10 +172,23 @@ void EventWatch::Pump(uint64_t id) {
     *response.mutable_event() = std::move(event);
     if (!Send(&watcher, std::move(response))) {
       watcher.last = before;  // the tick tries again
+      watcher.caught_up = false;
       return;
     }
+    watcher.took = true;
   }
-  if (events->size() == kEventsPerPass) thread_->Post([this, id] { Pump(id); });
+  if (events->size() == kEventsPerPass) {
+    watcher.caught_up = false;
+    thread_->Post([this, id] { Pump(id); });
+  } else if (!watcher.caught_up) {
+    watcher.caught_up = SendHeartbeat(&watcher);
+  }
+}
+
+bool EventWatch::SendHeartbeat(Watcher* watcher) const {
+  v1::WatchEventsResponse response;
+  response.mutable_heartbeat();
+  return Send(watcher, std::move(response));
 }
 
 void EventWatch::Tick() {
@@ -194,9 +207,9 @@ void EventWatch::Tick() {
 void EventWatch::SendHeartbeats() {
   std::vector<uint64_t> gone;
   for (auto& [id, watcher] : watchers_) {
-    v1::WatchEventsResponse response;
-    response.mutable_heartbeat();
-    watcher.refused = Send(&watcher, std::move(response)) ? 0 : watcher.refused + 1;
+    const bool took = watcher.caught_up ? SendHeartbeat(&watcher) : watcher.took;
+    watcher.took = false;
+    watcher.refused = took ? 0 : watcher.refused + 1;
     if (watcher.refused > kRefusedMax) gone.push_back(id);
   }
   for (const uint64_t id : gone) End(id, absl::ResourceExhaustedError("the client does not read its events"));
@@ -224,7 +237,7 @@ void EventWatch::SendProgress(const v1::Job& job) {
     if (stage.state() != v1::STAGE_STATE_ACTIVE) continue;
     const std::string bytes = stage.progress().SerializeAsString();
     for (auto& [id, watcher] : watchers_) {
-      if (watcher.job != job.job_id() || watcher.progress[stage.name()] == bytes) continue;
+      if (watcher.job != job.job_id() || !watcher.caught_up || watcher.progress[stage.name()] == bytes) continue;
       v1::WatchEventsResponse response;
       response.set_stage(stage.name());
       *response.mutable_progress() = stage.progress();

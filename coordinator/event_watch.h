@@ -2,7 +2,7 @@
 //
 // A watcher has one number, the sequence of the last event it was sent, and reads what follows from the store:
 // there is no live queue that could overflow, and a restart changes nothing. A client that reads slowly is sent
-// events as it takes them.
+// events as it takes them. A heartbeat says that there are no more so far; nothing but events comes before it.
 #ifndef VLM_COORDINATOR_EVENT_WATCH_H_
 #define VLM_COORDINATOR_EVENT_WATCH_H_
 
@@ -50,7 +50,9 @@ class EventWatch {
     std::shared_ptr<rpc::Stream> stream;
     std::string job;                              // empty: all
     uint64_t last = 0;                            // sequence of the last event sent
-    int refused = 0;                              // heartbeats in a row the stream did not take
+    bool caught_up = false;                       // was sent every event of the last look
+    bool took = false;                            // an event since the last heartbeat
+    int refused = 0;                              // times of a heartbeat in a row at which the stream took nothing
     std::map<std::string, std::string> progress;  // last sent, by stage
   };
 
@@ -60,6 +62,7 @@ class EventWatch {
   void Pump(uint64_t id);
   absl::StatusOr<std::vector<v1::Event>> Next(const Watcher& watcher) const;
   bool Send(Watcher* watcher, v1::WatchEventsResponse response) const;
+  bool SendHeartbeat(Watcher* watcher) const;
   void Tick();
   void SendHeartbeats();
   void AskProgress();
