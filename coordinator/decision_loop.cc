@@ -5,6 +5,7 @@
 #include <iterator>
 
 #include "base/check.h"
+#include "rpc/retry.h"
 
 namespace vlm::coordinator {
 namespace {
@@ -21,6 +22,9 @@ void Move(std::deque<T>* from, size_t most, std::vector<T>* to) {
     from->pop_front();
   }
 }
+
+// A full queue of 1,024 calls takes about so long.
+constexpr absl::Duration kCallAgain = absl::Milliseconds(200);
 
 absl::Status Stopped() { return absl::UnavailableError("the coordinator is stopping"); }
 
@@ -73,7 +77,8 @@ absl::Status DecisionLoop::AddCall(Item item) {
   if (stopping_) return Stopped();
   if (calls_.size() >= options_.calls_max) {
     deps_.metrics->CallRefused();
-    return absl::ResourceExhaustedError("the coordinator has too many calls waiting; try again in 200 ms");
+    return rpc::WithRetryDelay(
+        absl::ResourceExhaustedError("the coordinator has too many calls waiting; try again in 200 ms"), kCallAgain);
   }
   calls_.push_back(std::move(item));
   arrived_.NotifyOne();

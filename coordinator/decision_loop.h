@@ -27,7 +27,7 @@
 namespace vlm::coordinator {
 
 struct DecisionLoopOptions {
-  size_t calls_max = 1024;  // of people and ranks that wait; more are RESOURCE_EXHAUSTED
+  size_t calls_max = 1024;  // of people and ranks that wait; more are RESOURCE_EXHAUSTED with a delay to call again
   // Of workers that wait; more end their session, which begins again with Hello. Also the outputs (rows and effects)
   // that join a batch while another is synced; with more, messages wait for the store, too.
   size_t messages_max = 8192;
@@ -58,7 +58,7 @@ class DecisionLoop {
   void Stop();
 
   // A call that the core answers: `make` gets its number. `done` runs once, or never after Stop; with
-  // RESOURCE_EXHAUSTED at once when too many wait, with UNAVAILABLE after Stop.
+  // RESOURCE_EXHAUSTED (rpc::RetryDelayOf) at once when too many wait, with UNAVAILABLE after Stop.
   template <typename Response>
   void Call(const std::function<Input(uint64_t call)>& make, std::function<void(absl::StatusOr<Response>)> done) {
     Enqueue(make, [done](const Reply& reply) {

@@ -9,12 +9,14 @@
 #include "base/status.h"
 #include "coordinator/core/row_keys.h"
 #include "rpc/bad_request.h"
+#include "rpc/retry.h"
 #include "spec/parse.h"
 
 namespace vlm::coordinator {
 namespace {
 
 constexpr char kSource[] = "job file";
+constexpr absl::Duration kParseAgain = absl::Milliseconds(500);  // 1,024 job files take about so long
 // A status travels in trailers of a few KiB (rpc/bad_request.h).
 constexpr size_t kErrorTextBytesMax = 2048;
 
@@ -108,7 +110,8 @@ void JobService::Submit(const rpc::CallContext& context, v1::SubmitJobRequest re
   if (parses_waiting_.fetch_add(1) >= kParsesWaitingMax) {
     --parses_waiting_;
     deps_.metrics->CallRefused();
-    return done(absl::ResourceExhaustedError("too many job files wait to be parsed; try again in 500 ms"));
+    return done(rpc::WithRetryDelay(
+        absl::ResourceExhaustedError("too many job files wait to be parsed; try again in 500 ms"), kParseAgain));
   }
   const absl::Duration arrived = deps_.clock->Monotonic();
   SubmitDone timed = [this, arrived, done = std::move(done)](absl::StatusOr<v1::SubmitJobResponse> response) {

@@ -4,18 +4,18 @@
 #include <utility>
 
 #include "base/mutex.h"
-#include "rpc/answer_wait.h"
 
 namespace vlm::rpc {
 
-absl::StatusOr<std::string> WaitForAnswer(const std::function<void(Channel::Done)>& start) {
+absl::StatusOr<std::string> CallAndWait(Channel* channel, std::string_view method, std::string request,
+                                        const CallOptions& options) {
   struct Waiting {
     Mutex mutex;
     CondVar answered;
     std::optional<absl::StatusOr<std::string>> answer ABSL_GUARDED_BY(mutex);
   };
   const auto waiting = std::make_shared<Waiting>();
-  start([waiting](absl::StatusOr<std::string> answer) {
+  channel->Call(method, std::move(request), options, [waiting](absl::StatusOr<std::string> answer) {
     MutexLock lock(&waiting->mutex);
     waiting->answer = std::move(answer);
     waiting->answered.NotifyAll();
@@ -23,12 +23,6 @@ absl::StatusOr<std::string> WaitForAnswer(const std::function<void(Channel::Done
   MutexLock lock(&waiting->mutex);
   while (!waiting->answer) waiting->answered.Wait(&waiting->mutex);
   return *std::move(waiting->answer);
-}
-
-absl::StatusOr<std::string> CallAndWait(Channel* channel, std::string_view method, std::string request,
-                                        const CallOptions& options) {
-  return WaitForAnswer(
-      [&](Channel::Done done) { channel->Call(method, std::move(request), options, std::move(done)); });
 }
 
 }  // namespace vlm::rpc

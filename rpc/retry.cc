@@ -1,49 +1,12 @@
 #include "rpc/retry.h"
 
 #include <algorithm>
-#include <utility>
+#include <string>
 
-#include "rpc/answer_wait.h"
+#include "absl/strings/cord.h"
+#include "vlm/v1/error.pb.h"
 
 namespace vlm::rpc {
-namespace {
-
-class RetryingCall : public std::enable_shared_from_this<RetryingCall> {
- public:
-  RetryingCall(Channel* channel, Executor* executor, std::string method, std::string request, CallOptions call_options,
-               const RetryOptions& options, RngKey jitter, Channel::Done done)
-      : channel_(channel),
-        executor_(executor),
-        method_(std::move(method)),
-        request_(std::move(request)),
-        call_options_(std::move(call_options)),
-        backoff_(options.backoff_min, options.backoff_max, jitter),
-        attempts_left_(options.attempts_max),
-        done_(std::move(done)) {}
-
-  void Try() {
-    --attempts_left_;
-    channel_->Call(method_, request_, call_options_, [self = shared_from_this()](absl::StatusOr<std::string> answer) {
-      if (!absl::IsUnavailable(answer.status()) || self->attempts_left_ <= 0) {
-        self->done_(std::move(answer));
-        return;
-      }
-      self->executor_->PostAfter(self->backoff_.Next(), [self] { self->Try(); });
-    });
-  }
-
- private:
-  Channel* const channel_;
-  Executor* const executor_;
-  const std::string method_;
-  const std::string request_;
-  const CallOptions call_options_;
-  Backoff backoff_;
-  int attempts_left_;
-  const Channel::Done done_;
-};
-
-}  // namespace
 
 Backoff::Backoff(absl::Duration minimum, absl::Duration maximum, RngKey key)
     : minimum_(minimum), maximum_(maximum), bound_(minimum), rng_(key) {}
@@ -56,20 +19,22 @@ absl::Duration Backoff::Next() {
 
 void Backoff::Reset() { bound_ = minimum_; }
 
-void CallWithRetry(Channel* channel, Executor* executor, std::string method, std::string request,
-                   CallOptions call_options, RetryOptions options, RngKey jitter, Channel::Done done) {
-  std::make_shared<RetryingCall>(channel, executor, std::move(method), std::move(request), std::move(call_options),
-                                 options, jitter, std::move(done))
-      ->Try();
+absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
+  v1::RetryInfo info;
+  const int64_t seconds = absl::ToInt64Seconds(delay);
+  info.mutable_retry_delay()->set_seconds(seconds);
+  info.mutable_retry_delay()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(delay - absl::Seconds(seconds))));
+  status.SetPayload(kRetryInfoUrl, absl::Cord(info.SerializeAsString()));
+  return status;
 }
 
-absl::StatusOr<std::string> CallAndWaitWithRetry(Channel* channel, Executor* executor, std::string method,
-                                                 std::string request, CallOptions call_options, RetryOptions options,
-                                                 RngKey jitter) {
-  return WaitForAnswer([&](Channel::Done done) {
-    CallWithRetry(channel, executor, std::move(method), std::move(request), std::move(call_options), options, jitter,
-                  std::move(done));
-  });
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status) {
+  const auto payload = status.GetPayload(kRetryInfoUrl);
+  v1::RetryInfo info;
+  if (!payload.has_value() || !info.ParseFromString(std::string(*payload))) return std::nullopt;
+  const absl::Duration delay =
+      absl::Seconds(info.retry_delay().seconds()) + absl::Nanoseconds(info.retry_delay().nanos());
+  return std::max(delay, absl::ZeroDuration());
 }
 
 }  // namespace vlm::rpc

@@ -1,24 +1,16 @@
-// Calls again when a service is away. Only for methods that are idempotent, which all of ours are.
+// When to call again: what a client makes up itself while a service is away, and what a busy service asks for.
+//
+// Only for methods that are idempotent, which all of ours are.
 #ifndef VLM_RPC_RETRY_H_
 #define VLM_RPC_RETRY_H_
 
-#include <functional>
-#include <memory>
-#include <string>
-#include <string_view>
+#include <optional>
 
 #include "absl/time/time.h"
-#include "base/executor.h"
 #include "base/random.h"
-#include "rpc/channel.h"
+#include "base/status.h"
 
 namespace vlm::rpc {
-
-struct RetryOptions {
-  int attempts_max = 5;  // calls in all; afterwards the last status is the answer
-  absl::Duration backoff_min = absl::Milliseconds(50);
-  absl::Duration backoff_max = absl::Seconds(2);
-};
 
 // Exponential backoff with full jitter between half and the whole of the bound, so that clients of a restarted
 // service do not return together. Not thread-safe.
@@ -35,15 +27,13 @@ class Backoff {
   Rng rng_;
 };
 
-// Calls until the answer is anything but UNAVAILABLE or `attempts_max` is reached. `done` runs exactly once.
-// `channel` and `executor` must live until then.
-void CallWithRetry(Channel* channel, Executor* executor, std::string method, std::string request,
-                   CallOptions call_options, RetryOptions options, RngKey jitter, Channel::Done done);
+inline constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
 
-// The same, waiting for the answer. Not from a thread of the transport or of `executor`.
-absl::StatusOr<std::string> CallAndWaitWithRetry(Channel* channel, Executor* executor, std::string method,
-                                                 std::string request, CallOptions call_options, RetryOptions options,
-                                                 RngKey jitter);
+// `status`, which must not be OK, with the delay as google.rpc.RetryInfo: the service was too busy to look at the call,
+// and the same call may succeed after the delay.
+absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
+// That of a status, never negative; nothing when it carries none, or something that does not parse.
+std::optional<absl::Duration> RetryDelayOf(const absl::Status& status);
 
 }  // namespace vlm::rpc
 

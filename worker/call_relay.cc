@@ -13,8 +13,10 @@ constexpr absl::Duration kBackoffMax = absl::Milliseconds(500);
 // One try; a service that has not answered by then is asked again.
 constexpr absl::Duration kTryMax = absl::Seconds(10);
 
-// The service has said nothing about the call itself.
-bool IsAway(const absl::Status& status) { return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status); }
+// The service has said nothing about the call itself: it is away, or too busy to look at it.
+bool IsAway(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || rpc::RetryDelayOf(status).has_value();
+}
 
 }  // namespace
 
@@ -56,23 +58,24 @@ void CallRelay::Attempt(std::shared_ptr<Try> attempt) {
   }
   rpc::CallOptions options;
   options.deadline = std::min(left, kTryMax);
-  parts_.channel->Call(attempt->method, attempt->request, options,
-                       [self = self_, executor = parts_.executor, attempt](absl::StatusOr<std::string> answer) {
-                         executor->Post([self, attempt, answer = std::move(answer)]() mutable {
-                           if (*self == nullptr) return;
-                           CallRelay* const relay = *self;
-                           if (!IsAway(answer.status())) {
-                             attempt->done(std::move(answer));
-                             return;
-                           }
-                           const absl::Duration rest = attempt->end - relay->parts_.clock->Monotonic();
-                           relay->parts_.executor->PostAfter(
-                               std::min(attempt->backoff.Next(), std::max(rest, absl::ZeroDuration())),
-                               [self, attempt] {
-                                 if (*self != nullptr) (*self)->Attempt(attempt);
-                               });
-                         });
-                       });
+  parts_.channel->Call(
+      attempt->method, attempt->request, options,
+      [self = self_, executor = parts_.executor, attempt](absl::StatusOr<std::string> answer) {
+        executor->Post([self, attempt, answer = std::move(answer)]() mutable {
+          if (*self == nullptr) return;
+          CallRelay* const relay = *self;
+          if (!IsAway(answer.status())) {
+            attempt->done(std::move(answer));
+            return;
+          }
+          const absl::Duration asked = rpc::RetryDelayOf(answer.status()).value_or(absl::ZeroDuration());
+          const absl::Duration pause = std::max(attempt->backoff.Next(), asked);
+          const absl::Duration rest = attempt->end - relay->parts_.clock->Monotonic();
+          relay->parts_.executor->PostAfter(std::min(pause, std::max(rest, absl::ZeroDuration())), [self, attempt] {
+            if (*self != nullptr) (*self)->Attempt(attempt);
+          });
+        });
+      });
 }
 
 void CallRelay::Deliver(StoredCall call, absl::Duration deadline, rpc::Channel::Done done) {

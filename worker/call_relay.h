@@ -38,7 +38,8 @@ class CallRelay {
   CallRelay(const CallRelay&) = delete;
   CallRelay& operator=(const CallRelay&) = delete;
 
-  // Tries until the service answers or `deadline` is over.
+  // Tries until the service answers or `deadline` is over. A refusal of a busy service that names a delay
+  // (rpc/retry.h) is no answer: the call is made again after it.
   void Forward(std::string method, std::string request, absl::Duration deadline, rpc::Channel::Done done);
 
   // Keeps the call on disk and tries until the service answers, however long that takes and across restarts of

@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "base/entropy.h"
+#include "rpc/retry.h"
 #include "spec/parse.h"
 #include "store/simulated_meta_store.h"
 #include "tests/integration/coordinator/running_server.h"
@@ -129,7 +130,7 @@ class DecisionLoopTest : public testing::Test {
     return [this](absl::StatusOr<v1::SubmitJobResponse> response) {
       MutexLock lock(&mutex_);
       ++answered_;
-      refused_ += absl::IsResourceExhausted(response.status());
+      refused_ += absl::IsResourceExhausted(response.status()) && rpc::RetryDelayOf(response.status()).has_value();
       changed_.NotifyAll();
     };
   }

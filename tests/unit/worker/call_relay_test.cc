@@ -4,6 +4,7 @@
 
 #include "base/file_system.h"
 #include "rpc/memory_transport.h"
+#include "rpc/retry.h"
 #include "tests/unit/rpc/virtual_executor.h"
 
 namespace vlm::worker {
@@ -42,8 +43,8 @@ class CallRelayTest : public testing::Test {
     rpc::ServiceRegistry registry;
     registry.unary["/s.S/Do"] = [this](const rpc::CallContext&, std::string request, rpc::Respond respond) {
       requests_.push_back(request);
-      if (refuse_) {
-        respond(absl::FailedPreconditionError("the fence moved"));
+      if (!refusal_.ok()) {
+        respond(refusal_);
       } else {
         respond("re: " + request);
       }
@@ -65,7 +66,7 @@ class CallRelayTest : public testing::Test {
   std::unique_ptr<CallRelay> relay_;
   std::vector<std::string> requests_;
   std::vector<absl::StatusOr<std::string>> answers_;
-  bool refuse_ = false;
+  absl::Status refusal_;
 };
 
 TEST_F(CallRelayTest, ForwardsAndWaitsForAServiceThatIsAway) {
@@ -93,12 +94,35 @@ TEST_F(CallRelayTest, AForwardedCallEndsAtItsDeadline) {
 
 TEST_F(CallRelayTest, ARefusalIsAnAnswer) {
   ServeEcho();
-  refuse_ = true;
+  refusal_ = absl::FailedPreconditionError("the fence moved");
   relay_->Forward("/s.S/Do", "x", absl::Seconds(5), Keep());
   Run(absl::Seconds(10));
   ASSERT_EQ(answers_.size(), 1u);
   EXPECT_TRUE(absl::IsFailedPrecondition(answers_[0].status()));
   EXPECT_EQ(requests_.size(), 1u);
+}
+
+TEST_F(CallRelayTest, AServiceThatIsBusyIsAskedAgainAfterTheDelayItNames) {
+  ServeEcho();
+  refusal_ = rpc::WithRetryDelay(absl::ResourceExhaustedError("too many calls"), absl::Seconds(2));
+  relay_->Forward("/s.S/Do", "x", absl::Seconds(60), Keep());
+  relay_->Deliver({.name = "p", .method = "/s.S/Do", .request = "part"}, absl::Seconds(60), Keep());
+  Run(absl::Seconds(1.9));
+  EXPECT_EQ(requests_.size(), 2u) << "each call once, none before the delay is over";
+  EXPECT_TRUE(answers_.empty()) << "a full queue is no answer";
+  refusal_ = absl::OkStatus();
+  Run(absl::Seconds(1));
+  ASSERT_EQ(answers_.size(), 2u);
+  for (const auto& answer : answers_) EXPECT_TRUE(answer.ok()) << answer.status();
+}
+
+TEST_F(CallRelayTest, ALimitOfTheServiceIsAnAnswer) {
+  ServeEcho();
+  refusal_ = absl::ResourceExhaustedError("two steps are open");
+  relay_->Forward("/s.S/Do", "x", absl::Seconds(60), Keep());
+  Run(absl::Seconds(5));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsResourceExhausted(answers_[0].status()));
 }
 
 TEST_F(CallRelayTest, AStoredCallOutlivesItsCallerAndTheWorker) {
@@ -136,7 +160,7 @@ TEST_F(CallRelayTest, EqualStoredCallsAreOneAndAllCallersAreAnswered) {
 
 TEST_F(CallRelayTest, ARefusedStoredCallIsForgotten) {
   ServeEcho();
-  refuse_ = true;
+  refusal_ = absl::FailedPreconditionError("the fence moved");
   relay_->Deliver({.name = "p", .method = "/s.S/Do", .request = "part"}, absl::InfiniteDuration(), Keep());
   Run(absl::Seconds(2));
   ASSERT_EQ(answers_.size(), 1u);
