@@ -22,6 +22,8 @@ constexpr absl::Duration kReconnect = absl::Milliseconds(500);
 constexpr size_t kMetricsWaitingMax = 10'000;
 constexpr size_t kMetricsPerMessage = 500;
 constexpr size_t kFailureBytesMax = 4096;
+// Of a worker that does not say how long ranks live without a coordinator: the service's default.
+constexpr absl::Duration kOrphanGraceDefault = absl::Minutes(10);
 
 v1::RankPhase ToProto(Phase phase) {
   switch (phase) {
@@ -39,6 +41,11 @@ v1::RankPhase ToProto(Phase phase) {
       return v1::RANK_PHASE_PUBLISH;
   }
   return v1::RANK_PHASE_UNSPECIFIED;
+}
+
+absl::Duration OrphanGraceOf(const v1::Start& start) {
+  if (!start.has_orphan_grace()) return kOrphanGraceDefault;
+  return absl::Seconds(start.orphan_grace().seconds()) + absl::Nanoseconds(start.orphan_grace().nanos());
 }
 
 Assignment FromProto(const v1::Start& start, const std::string& attempt_id) {
@@ -131,6 +138,7 @@ class GrpcWorkerLink final : public WorkerLink {
       inbox_->changed.WaitFor(&inbox_->mutex, left);
     }
     assignment_ = FromProto(*inbox_->start, options_.attempt_id);
+    call_deadline_ = OrphanGraceOf(*inbox_->start);
     beats_ = std::thread([this] { BeatLoop(); });
     return absl::OkStatus();
   }
@@ -224,7 +232,9 @@ class GrpcWorkerLink final : public WorkerLink {
   rpc::Channel* channel() override { return channel_.get(); }
   rpc::CallOptions call_options() const override {
     rpc::CallOptions options;
-    options.deadline = absl::Minutes(2);  // the worker buffers while the service is away
+    // The worker passes the call on until the service answers. When the service stays away it ends this rank itself;
+    // a shorter deadline would make the rank fail before, with work that is done and only waits to be committed.
+    options.deadline = call_deadline_;
     options.wait_for_ready = true;
     options.metadata[rpc::kAttemptTokenKey] = options_.token;
     return options;
@@ -338,6 +348,7 @@ class GrpcWorkerLink final : public WorkerLink {
   const Clock* const clock_;
   std::unique_ptr<rpc::Channel> channel_;
   Assignment assignment_;
+  absl::Duration call_deadline_;
   Mutex mutex_;
   CondVar changed_;
   std::unique_ptr<rpc::Stream> stream_ ABSL_GUARDED_BY(mutex_);

@@ -87,7 +87,8 @@ class WorkerLink {
   // Sends what is queued; at most a second.
   virtual void Flush() = 0;
 
-  // To the worker's proxies of DataService and CheckpointService, with the attempt's token.
+  // To the worker's proxies of DataService and CheckpointService, with the attempt's token. A call waits for a
+  // coordinator that is away as long as the worker lets the rank live without one.
   virtual rpc::Channel* channel() = 0;
   virtual rpc::CallOptions call_options() const = 0;
 };

@@ -246,6 +246,7 @@ void Worker::Core::OnHello(HeldRank* rank) {
   start->set_secret(rank->secret);
   start->set_run_folder(RunFolder(options_.run_root, rank->key));
   for (const std::string& root : options_.data_roots) start->add_data_roots(root);
+  start->mutable_orphan_grace()->set_seconds(absl::ToInt64Seconds(absl::Ceil(orphan_grace_, absl::Seconds(1))));
   Out(SendToTrainer{rank->key, std::move(message)});
   if (!rank->rendezvous) return;
   v1::AttachResponse rendezvous;

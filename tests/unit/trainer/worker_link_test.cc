@@ -84,6 +84,7 @@ class PlayedWorker {
         start.mutable_start()->mutable_spec()->set_stage("sft");
         start.mutable_start()->set_fence(5);
         start.mutable_start()->set_world(2);
+        start.mutable_start()->mutable_orphan_grace()->set_seconds(420);
         stream_->Send(start.SerializeAsString());
       }
       MutexLock lock(&state_->mutex);
@@ -145,6 +146,10 @@ TEST_F(WorkerLinkTest, AttachesAndLearnsItsAssignment) {
   EXPECT_EQ(link_->assignment().fence, 5u);
   EXPECT_EQ(link_->assignment().world, 2);
   EXPECT_TRUE(worker_.WaitForBeats(2));
+}
+
+TEST_F(WorkerLinkTest, CallsWaitForACoordinatorAsLongAsTheRankMayLiveWithoutOne) {
+  EXPECT_EQ(link_->call_options().deadline, absl::Minutes(7));
 }
 
 TEST_F(WorkerLinkTest, ARendezvousThatComesAgainChangesNothing) {

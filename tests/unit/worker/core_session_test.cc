@@ -309,6 +309,9 @@ TEST(CoreSessionTest, WelcomeSetsTheOrphanGrace) {
   message.mutable_welcome()->mutable_orphan_grace()->set_seconds(3);
   core.Coordinator(message);
   core.RunRank(0);
+  const auto told = core.All<SendToTrainer>();
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_EQ(told[0].message.start().orphan_grace().seconds(), 3) << "so long its calls may wait";
   core.Feed(SessionLost{"broken"});
   core.Advance(absl::Seconds(3));
   EXPECT_EQ(core.All<SignalRank>().size(), 1u);
