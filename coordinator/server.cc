@@ -192,7 +192,7 @@ class Server::Impl {
     workers_->Register(&services);
     RegisterDataService(loop_.get(), &services);
     RegisterNodeService(loop_.get(), &services);
-    checkpoint_->Register(&services);
+    checkpoint_->Register(loop_.get(), &services);
     services = rpc::RequireToken(std::move(services), {{"user", user}, {"worker", worker}}, AccessRules());
 
     const absl::StatusOr<ServerAddresses> before = ReadServerFile(files_, options_.state_dir + kServerFile);

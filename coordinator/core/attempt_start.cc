@@ -175,41 +175,60 @@ bool Coordinator::Core::HasVacancy(const Stage& stage) {
   return std::any_of(ranks.begin(), ranks.end(), [](const v1::RankRecord& rank) { return rank.ended(); });
 }
 
-// A pool goes on with fewer ranks; a replacement gets a rank number of its own, so that a late report of the
-// lost rank is never taken for it.
+// How many ranks more a pool has work for: those that have ended, and, for shards that nobody works on, as many as the
+// stage may have. Slots come free and workers join while a pool runs.
+int32_t Coordinator::Core::MissingRanks(const Stage& stage) {
+  const auto& ranks = stage.attempt->record.ranks();
+  const auto vacant =
+      static_cast<int32_t>(std::count_if(ranks.begin(), ranks.end(), [](const auto& rank) { return rank.ended(); }));
+  const int32_t unmanned = static_cast<int32_t>(stage.shards.open()) - vacant;
+  return vacant + std::clamp(unmanned, 0, std::max(0, stage.record.ranks_max() - ranks.size()));
+}
+
+// A pool goes on with fewer ranks, and takes more later. Each new rank gets a number of its own, so that a late report
+// of a lost rank is never taken for its replacement's.
 void Coordinator::Core::FillVacancies(Stage* stage) {
   Attempt& attempt = *stage->attempt;
   if (!stage->record.pool() || attempt.record.state() != v1::ATTEMPT_STATE_RUNNING || now() < attempt.fill_after ||
-      stage->shards.finished() || !HasVacancy(*stage)) {
+      stage->shards.finished()) {
     return;
   }
-  const auto vacant = static_cast<int32_t>(std::count_if(attempt.record.ranks().begin(), attempt.record.ranks().end(),
-                                                         [](const v1::RankRecord& rank) { return rank.ended(); }));
-  const PlacementWish wish{1, vacant, stage->job->record.device()};
+  const int32_t missing = MissingRanks(*stage);
+  if (missing == 0) return;
+  const PlacementWish wish{1, missing, stage->job->record.device()};
   AskRootsFor(*stage->job);
   const PlacementDecision placement = DecidePlacement(wish, Offers(*stage->job));
-  const std::string attempt_id = AttemptId(attempt.record.stage_uid(), attempt.record.fence());
-  for (const PlacedRank& placed : placement.ranks) {
+  for (const PlacedRank& placed : placement.ranks) AddPoolRank(stage, placed);
+}
+
+void Coordinator::Core::AddPoolRank(Stage* stage, const PlacedRank& placed) {
+  Attempt& attempt = *stage->attempt;
+  auto* ranks = attempt.record.mutable_ranks();
+  const auto ended = std::find_if(ranks->begin(), ranks->end(), [](const auto& rank) { return rank.ended(); });
+  const bool replaces = ended != ranks->end();
+  if (replaces) {
     // The record keeps the latest end of each vacancy only.
-    auto* ranks = attempt.record.mutable_ranks();
-    const auto ended = std::find_if(ranks->begin(), ranks->end(), [](const auto& rank) { return rank.ended(); });
     attempt.live.erase(ended->rank());
     ranks->erase(ended);
-    Worker* worker = workers_.Find(placed.node_id);
-    v1::RankRecord* rank = attempt.record.add_ranks();
-    rank->set_rank(attempt.record.next_rank());
-    rank->set_node_id(placed.node_id);
-    rank->set_incarnation(worker->record.incarnation());
-    *rank->mutable_device() = placed.device;
-    attempt.record.set_next_rank(attempt.record.next_rank() + 1);
-    LiveRank& live = attempt.live[rank->rank()];
-    live.beat_at = live.moved_at = live.step_at = now();
-    workers_.TakeSlot(worker, placed.device, attempt_id, attempt.record.fence(), rank->rank());
-    ledger_.TouchAttempt(*stage);
-    ledger_.Event(stage->job, stage, "rank.replaced", absl::StrCat("rank ", rank->rank(), " on ", placed.node_id));
-    const std::set<int32_t> only = {rank->rank()};
-    AssignRanks(stage, worker, &only);
+  } else {
+    attempt.record.set_world(attempt.record.world() + 1);
   }
+  Worker* worker = workers_.Find(placed.node_id);
+  v1::RankRecord* rank = attempt.record.add_ranks();
+  rank->set_rank(attempt.record.next_rank());
+  rank->set_node_id(placed.node_id);
+  rank->set_incarnation(worker->record.incarnation());
+  *rank->mutable_device() = placed.device;
+  attempt.record.set_next_rank(attempt.record.next_rank() + 1);
+  LiveRank& live = attempt.live[rank->rank()];
+  live.beat_at = live.moved_at = live.step_at = now();
+  const std::string attempt_id = AttemptId(attempt.record.stage_uid(), attempt.record.fence());
+  workers_.TakeSlot(worker, placed.device, attempt_id, attempt.record.fence(), rank->rank());
+  ledger_.TouchAttempt(*stage);
+  ledger_.Event(stage->job, stage, replaces ? "rank.replaced" : "rank.added",
+                absl::StrCat("rank ", rank->rank(), " on ", placed.node_id));
+  const std::set<int32_t> only = {rank->rank()};
+  AssignRanks(stage, worker, &only);
 }
 
 }  // namespace vlm::coordinator

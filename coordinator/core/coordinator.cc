@@ -49,8 +49,8 @@ std::map<std::string, absl::Duration> Coordinator::Waited(absl::Duration now) co
 uint64_t Coordinator::epoch() const { return core_->epoch(); }
 uint64_t Coordinator::last_event() const { return core_->last_event(); }
 std::string Coordinator::NodeOf(uint64_t session) const { return core_->NodeOf(session); }
-absl::Status Coordinator::CheckAttempt(std::string_view attempt_id, std::string_view node_id) const {
-  return core_->CheckAttempt(attempt_id, node_id);
+absl::Status Coordinator::CheckWriter(const std::string& stage_uid, uint64_t fence, const std::string& node_id) const {
+  return core_->CheckWriter(stage_uid, fence, node_id);
 }
 absl::Status Coordinator::CheckInvariants() const { return core_->CheckInvariants(); }
 
@@ -194,7 +194,8 @@ absl::Duration Coordinator::Core::NextWake() const {
   return pending ? last_tick_ + options_.tick : absl::InfiniteDuration();
 }
 
-// While this loop stood still, nobody could renew a lease and no beat was read: silence then proves nothing.
+// While this loop stood still, nobody could renew a lease, of a worker or of a shard, and no beat was read: silence
+// then proves nothing.
 void Coordinator::Core::NoticeStall() {
   const bool ticking = NextWake() != absl::InfiniteDuration();
   const bool stalled = ticking && now() - last_handle_ > options_.tick + options_.stall;
@@ -203,6 +204,7 @@ void Coordinator::Core::NoticeStall() {
   workers_.OpenWindow(now());
   for (const std::string& uid : ledger_.busy) {
     Stage* stage = ledger_.stages.at(uid);
+    stage->shards.ExtendLeases(now() + options_.shard_lease);
     if (!stage->attempt.has_value()) continue;
     for (auto& [number, rank] : stage->attempt->live) rank.beat_at = rank.moved_at = rank.step_at = now();
   }

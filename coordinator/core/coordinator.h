@@ -70,8 +70,10 @@ class Coordinator {
   uint64_t last_event() const;
   // The node of a session that was welcomed and not closed since; empty for another.
   std::string NodeOf(uint64_t session) const;
-  // OK when `attempt_id` is a live attempt of `node_id`; PERMISSION_DENIED else. For calls proxied by a worker.
-  absl::Status CheckAttempt(std::string_view attempt_id, std::string_view node_id) const;
+  // Whether ranks of `node_id` may write steps of the stage under this fence: OK for the newest attempt while the node
+  // has or had ranks of it (a part that was kept while we were away may come after its rank's end). NOT_FOUND for an
+  // unknown stage, FAILED_PRECONDITION for another fence, PERMISSION_DENIED for another node.
+  absl::Status CheckWriter(const std::string& stage_uid, uint64_t fence, const std::string& node_id) const;
 
   // For tests: OK, or the first broken rule of memory (a slot taken twice, a job that waits without a reason...).
   absl::Status CheckInvariants() const;

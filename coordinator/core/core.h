@@ -39,7 +39,7 @@ class Coordinator::Core {
   uint64_t epoch() const { return ledger_.meta.epoch(); }
   uint64_t last_event() const { return ledger_.meta.events(); }
   std::string NodeOf(uint64_t session) const;
-  absl::Status CheckAttempt(std::string_view attempt_id, std::string_view node_id) const;
+  absl::Status CheckWriter(const std::string& stage_uid, uint64_t fence, const std::string& node_id) const;
   absl::Status CheckInvariants() const;
 
  private:
@@ -62,6 +62,8 @@ class Coordinator::Core {
   void On(const CancelJob& input);
   void On(const RetryJob& input);
   absl::Status CheckSubmit(const SubmitJob& input) const;
+  absl::StatusOr<Job*> FindRetry(const v1::RetryJobRequest& request, const std::string& payload, bool* repeated);
+  void Remember(const std::string& request_id, const std::string& job_id, const std::string& payload);
   Job* MakeJob(const SubmitJob& input);
   void MakeStage(const spec::Stage& from, int32_t index, Job* job);
   static void DropSpecs(Job* job);
@@ -92,6 +94,8 @@ class Coordinator::Core {
   void OnReady(Stage* stage);  // an endpoint was posted
   void SendRendezvous(Stage* stage, Worker* only);
   void FillVacancies(Stage* stage);
+  void AddPoolRank(Stage* stage, const PlacedRank& placed);
+  static int32_t MissingRanks(const Stage& stage);
   static bool HasVacancy(const Stage& stage);
 
   // attempt_machine.cc

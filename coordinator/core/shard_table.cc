@@ -1,5 +1,7 @@
 #include "coordinator/core/shard_table.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "coordinator/core/options.h"
@@ -19,6 +21,12 @@ const v1::ShardRecord* ShardTable::row(uint32_t shard) const {
 uint32_t ShardTable::done() const {
   uint32_t count = 0;
   for (const auto& [shard, record] : rows_) count += shard < shards_ && !record.poisoned();
+  return count;
+}
+
+uint32_t ShardTable::open() const {
+  uint32_t count = 0;
+  for (uint32_t shard = 0; shard < shards_; ++shard) count += !rows_.contains(shard) && !leases_.contains(shard);
   return count;
 }
 
@@ -109,6 +117,10 @@ void ShardTable::Hold(uint32_t shard, uint64_t lease_id, const std::string& node
   if (shard > shards_ || rows_.contains(shard)) return;
   const auto [it, added] = leases_.try_emplace(shard, Lease{lease_id, -1, node_id, until});
   if (!added && it->second.lease_id == lease_id) it->second.until = until;
+}
+
+void ShardTable::ExtendLeases(absl::Duration until) {
+  for (auto& [shard, lease] : leases_) lease.until = std::max(lease.until, until);
 }
 
 bool ShardTable::Expire(absl::Duration now) {

@@ -46,6 +46,8 @@ class ShardTable {
   std::vector<uint32_t> EndRank(int32_t rank, bool blame, const std::string& error);
   // Keeps a lease that a worker says it holds: renewed, or known again after our restart.
   void Hold(uint32_t shard, uint64_t lease_id, const std::string& node_id, absl::Duration until);
+  // No lease that is held ends before `until`.
+  void ExtendLeases(absl::Duration until);
   // Leases that were not renewed are open again. True when the finish task's was among them.
   bool Expire(absl::Duration now);
   bool HoldsFinish(int32_t rank) const;
@@ -58,6 +60,7 @@ class ShardTable {
 
   uint32_t shards() const { return shards_; }
   uint32_t done() const;  // shards, the finish task not counted
+  uint32_t open() const;  // shards, the finish task not counted, without a row and without a lease
   bool finished() const;  // the finish task is DONE
   bool poisoned() const;
   const v1::ShardRecord* row(uint32_t shard) const;

@@ -257,15 +257,15 @@ std::string Coordinator::Core::NodeOf(uint64_t session) const {
   return "";
 }
 
-absl::Status Coordinator::Core::CheckAttempt(std::string_view attempt_id, std::string_view node_id) const {
-  const Stage* stage = FindAttempt(attempt_id);
-  if (stage != nullptr && stage->record.state() == v1::STAGE_STATE_ACTIVE) {
-    for (const v1::RankRecord& rank : stage->attempt->record.ranks()) {
-      if (!rank.ended() && rank.node_id() == node_id) return absl::OkStatus();
-    }
+absl::Status Coordinator::Core::CheckWriter(const std::string& stage_uid, uint64_t fence,
+                                            const std::string& node_id) const {
+  const auto it = ledger_.stages.find(stage_uid);
+  if (it == ledger_.stages.end()) return absl::NotFoundError("no such stage");
+  const Stage& stage = *it->second;
+  if (!stage.attempt.has_value() || stage.attempt->record.fence() != fence) {
+    return absl::FailedPreconditionError(absl::StrCat("this attempt is over; exit; fence ", fence));
   }
-  return absl::PermissionDeniedError(absl::StrCat("no rank of this attempt runs on this worker: attempt ",
-                                                  std::string(attempt_id), ", node ", std::string(node_id)));
+  return CheckNode(stage, node_id);
 }
 
 absl::Status Coordinator::Core::CheckInvariants() const {

@@ -37,11 +37,14 @@ TEST(CoordinatorSecurityTest, EveryMethodNeedsATokenOfItsRole) {
     EXPECT_NE(code(method, "user"), kDenied) << method;
   }
   for (const char* method : {"DataService/LeaseShards", "DataService/CommitShard", "DataService/FailShard",
-                             "DataService/ListShards", "CheckpointService/OpenAttempt", "CheckpointService/BeginStep",
-                             "CheckpointService/AddPart", "CheckpointService/CommitArtifact"}) {
+                             "DataService/ListShards", "CheckpointService/BeginStep", "CheckpointService/AddPart"}) {
     EXPECT_EQ(code(method, ""), absl::StatusCode::kUnauthenticated) << method;
     EXPECT_EQ(code(method, "user"), kDenied) << method;
     EXPECT_NE(code(method, "worker"), kDenied) << method;
+  }
+  for (const char* method : {"CheckpointService/OpenAttempt", "CheckpointService/CommitArtifact"}) {
+    EXPECT_EQ(code(method, "worker"), absl::StatusCode::kUnimplemented) << method << " is the coordinator's own";
+    EXPECT_EQ(code(method, "user"), absl::StatusCode::kUnimplemented) << method;
   }
   for (const char* method : {"CheckpointService/GetStep", "CheckpointService/ListSteps", "CheckpointService/GetLatest",
                              "CheckpointService/VerifyStep", "CheckpointService/DeleteStep"}) {

@@ -6,6 +6,7 @@
 #include "telemetry/metric_table.h"
 #include "tests/integration/coordinator/fake_worker.h"
 #include "tests/unit/telemetry/http_get.h"
+#include "vlm/v1/checkpoint.pb.h"
 #include "vlm/v1/node.pb.h"
 
 namespace vlm::coordinator {
@@ -66,6 +67,44 @@ TEST(CoordinatorStageTest, ShardsAnswerOnlyToTheWorkerTheyAreLeasedTo) {
       server.Call<v1::CommitShardResponse>("DataService/CommitShard", commit, "worker").status()))
       << "a call that names no worker";
   EXPECT_TRUE(worker.Call<v1::CommitShardResponse>("DataService/CommitShard", commit).ok());
+}
+
+TEST(CoordinatorStageTest, StepsAreWrittenOnlyThroughAWorkerOfTheAttempt) {
+  RunningServer server("writers");
+  ASSERT_TRUE(server.Start().ok());
+  FakeWorker worker(&server, "node-a");
+  ASSERT_TRUE(worker.Connect().ok());
+  ASSERT_TRUE(server.Submit(GenerateJob("pool", 1), "r1").ok());
+  const auto assigned = worker.WaitFor(v1::SessionResponse::kAssign);
+  ASSERT_TRUE(assigned.ok()) << assigned.status();
+  v1::BeginStepRequest begin;
+  begin.set_stage_uid(assigned->assign().spec().stage_uid());
+  begin.set_fence(assigned->assign().fence());
+  begin.set_step(1);
+  begin.set_world(2);  // not complete with this part, so that it can be given up
+  v1::AddPartRequest part;
+  part.set_stage_uid(begin.stage_uid());
+  part.set_fence(begin.fence());
+  part.set_step(1);
+  v1::DeleteStepRequest give_up;
+  give_up.set_stage_uid(begin.stage_uid());
+  give_up.set_fence(begin.fence());
+  give_up.set_step(1);
+  const auto outcome = [&](FakeWorker* caller) {
+    return std::vector<absl::StatusCode>{
+        caller->Call<v1::BeginStepResponse>("CheckpointService/BeginStep", begin).status().code(),
+        caller->Call<v1::AddPartResponse>("CheckpointService/AddPart", part).status().code(),
+        caller->Call<v1::DeleteStepResponse>("CheckpointService/DeleteStep", give_up).status().code()};
+  };
+  FakeWorker other(&server, "node-b");
+  EXPECT_THAT(outcome(&other), testing::Each(absl::StatusCode::kPermissionDenied));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      server.Call<v1::BeginStepResponse>("CheckpointService/BeginStep", begin, "worker").status()))
+      << "a call that names no worker";
+  EXPECT_THAT(outcome(&worker), testing::Each(absl::StatusCode::kOk));
+  begin.set_fence(begin.fence() + 1);
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(worker.Call<v1::BeginStepResponse>("CheckpointService/BeginStep", begin).status()));
 }
 
 TEST(CoordinatorStageTest, APoolRunsToItsArtifactAndIsSeenToDoSo) {

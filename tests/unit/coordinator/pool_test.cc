@@ -92,6 +92,37 @@ TEST_F(PoolAttempt, ALostRankGivesItsShardsBackAndIsReplacedUnderTheSameFence) {
   EXPECT_EQ(Lease(0, "a").status().code(), absl::StatusCode::kFailedPrecondition) << "the dead rank's number is over";
 }
 
+TEST(GrowingPool, TakesAWorkerThatJoinsLaterWhileShardsAreLeft) {
+  ServiceHarness service;
+  const uint64_t a = service.Connect(service.Hello("a"));
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Pool("make", 3, {1, 3})}));
+  service.RunAttempt(id, "make", {a});
+  const auto stage = [&] { return service.StageView(id, "make"); };
+  ASSERT_EQ(stage().world(), 1);
+  uint64_t call = 1000;
+  const auto lease = [&](int32_t rank, const std::string& node) {
+    LeaseShards input{++call, node, {}};
+    input.request.set_stage_uid(stage().stage_uid());
+    input.request.set_fence(1);
+    input.request.set_rank(rank);
+    input.request.set_count(1);
+    const Reply reply = service.Call(input, call);
+    return reply.status.ok() ? std::get<v1::LeaseShardsResponse>(reply.response) : v1::LeaseShardsResponse();
+  };
+  ASSERT_EQ(lease(0, "a").leases_size(), 1);
+  const uint64_t b = service.Connect(service.Hello("b"));
+  EXPECT_EQ(stage().world(), 2);
+  EXPECT_EQ(stage().fence(), 1u) << "the same attempt";
+  EXPECT_THAT(service.event_kinds(), testing::Contains("rank.added"));
+  bool assigned = false;
+  for (const auto& message : service.TakeSent(b)) assigned = assigned || message.has_assign();
+  EXPECT_TRUE(assigned);
+  ASSERT_EQ(lease(1, "b").leases_size(), 1);
+  ASSERT_EQ(lease(1, "b").leases_size(), 1);
+  service.Connect(service.Hello("c"));
+  EXPECT_EQ(stage().world(), 2) << "every shard is in work";
+}
+
 TEST_F(PoolAttempt, TheLastRankLostEndsTheAttemptAndKeepsWhatIsDone) {
   DoShards(2);
   service_.Exit(a_, Id(), 0, 70);
@@ -173,6 +204,21 @@ TEST_F(PoolAttempt, ABeatDoesNotRenewTheLeaseOfAnotherWorker) {
     service_.Advance(absl::Seconds(1));
   }
   EXPECT_EQ(Lease(1, "b")->leases(0).shard(), lease->leases(0).shard()) << "it has run out";
+}
+
+TEST_F(PoolAttempt, AStallOfOursTakesNoLease) {
+  DoShards(2);
+  const auto last = Lease(0, "a");
+  ASSERT_EQ(last->leases_size(), 1);
+  service_.Jump(2 * ServiceHarness::Options().shard_lease);
+  service_.Advance(absl::Seconds(1));
+  EXPECT_TRUE(Lease(1, "b")->leases().empty()) << "the shard is still being worked on";
+  ASSERT_TRUE(Commit(last->leases(0).shard(), last->leases(0).lease_id()).ok());
+  ASSERT_EQ(Lease(1, "b")->leases_size(), 1) << "the finish task";
+  service_.Jump(2 * ServiceHarness::Options().shard_lease);
+  service_.Advance(absl::Seconds(1));
+  EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_RUNNING) << "nobody could renew the finish task's lease";
+  EXPECT_EQ(Stage().restarts(), 0);
 }
 
 TEST_F(PoolAttempt, ALateCommitCountsWhenNobodyWasFaster) {

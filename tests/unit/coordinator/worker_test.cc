@@ -306,10 +306,13 @@ TEST(Worker, CallsOfAnAttemptComeFromItsWorker) {
   const uint64_t session = service.Connect(service.Hello("a"));
   const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {1, 1})}));
   service.RunAttempt(id, "train", {session});
-  const std::string attempt = service.AttemptOf(id, "train");
-  EXPECT_TRUE(service.core().CheckAttempt(attempt, "a").ok());
-  EXPECT_EQ(service.core().CheckAttempt(attempt, "b").code(), absl::StatusCode::kPermissionDenied);
-  EXPECT_EQ(service.core().CheckAttempt("nonsense", "a").code(), absl::StatusCode::kPermissionDenied);
+  const std::string uid = service.StageView(id, "train").stage_uid();
+  EXPECT_TRUE(service.core().CheckWriter(uid, 1, "a").ok());
+  EXPECT_EQ(service.core().CheckWriter(uid, 1, "b").code(), absl::StatusCode::kPermissionDenied);
+  EXPECT_EQ(service.core().CheckWriter(uid, 2, "a").code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(service.core().CheckWriter("nonsense", 1, "a").code(), absl::StatusCode::kNotFound);
+  service.Exit(session, service.AttemptOf(id, "train"), 0, 0);
+  EXPECT_TRUE(service.core().CheckWriter(uid, 1, "a").ok()) << "a part that its worker had kept";
 }
 
 }  // namespace
