@@ -27,21 +27,29 @@ void CarriedFiles::Remember(const std::string& folder, std::span<const FileClaim
 }
 
 absl::StatusOr<std::vector<FileClaim>> CarriedFiles::LinkInto(FileSystem* files, const std::string& folder) {
+  std::map<std::string, Source> known;
+  {
+    MutexLock lock(&mutex_);
+    known = known_;
+  }
   std::vector<FileClaim> linked;
-  MutexLock lock(&mutex_);
-  for (auto at = known_.begin(); at != known_.end();) {
-    const auto& [name, source] = *at;
+  for (const auto& [name, source] : known) {
     VLM_ASSIGN_OR_RETURN(const bool stands,
                          LinkWithSums(files, absl::StrCat(source.folder, "/", name), absl::StrCat(folder, "/", name)));
-    if (!stands) {
-      at = known_.erase(at);
-      continue;
+    if (stands) {
+      linked.push_back(source.claim);
+    } else {
+      Forget(name, source.folder);
     }
-    linked.push_back(source.claim);
-    ++at;
   }
   if (!linked.empty()) VLM_RETURN_IF_ERROR(files->SyncDirectory(folder));
   return linked;
+}
+
+void CarriedFiles::Forget(const std::string& name, const std::string& folder) {
+  MutexLock lock(&mutex_);
+  const auto known = known_.find(name);
+  if (known != known_.end() && known->second.folder == folder) known_.erase(known);
 }
 
 }  // namespace vlm::checkpoint

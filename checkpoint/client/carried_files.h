@@ -30,7 +30,10 @@ class CarriedFiles {
     std::string folder;
     FileClaim claim;
   };
-  Mutex mutex_;
+  // Unless another folder's was remembered meanwhile.
+  void Forget(const std::string& name, const std::string& folder);
+
+  Mutex mutex_;  // not held while files are touched: Remember never waits for a disk
   std::map<std::string, Source> known_ ABSL_GUARDED_BY(mutex_);  // by name
 };
 
