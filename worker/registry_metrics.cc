@@ -41,6 +41,7 @@ RegistryMetrics::RegistryMetrics(telemetry::MetricRegistry* registry, const Cloc
     : registry_(registry), clock_(clock) {
   registry_->Set("vlm_worker_connected", {}, 0);
   registry_->Set("vlm_worker_results_waiting", {}, 0);
+  registry_->Set("vlm_worker_calls_waiting", {}, 0);
   registry_->Add("vlm_worker_telemetry_dropped_total", {{"kind", "log_bytes"}}, 0);
   registry_->Add("vlm_worker_telemetry_dropped_total", {{"kind", "points"}}, 0);
   registry_->BeforeScrape([this] { Refresh(); });
@@ -54,6 +55,10 @@ void RegistryMetrics::SessionChanged(bool connected) { registry_->Set("vlm_worke
 
 void RegistryMetrics::ResultsWaiting(size_t results) {
   registry_->Set("vlm_worker_results_waiting", {}, static_cast<double>(results));
+}
+
+void RegistryMetrics::CallsWaiting(size_t calls) {
+  registry_->Set("vlm_worker_calls_waiting", {}, static_cast<double>(calls));
 }
 
 void RegistryMetrics::LogShipped(uint64_t, uint64_t dropped_bytes) {

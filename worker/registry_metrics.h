@@ -21,9 +21,8 @@ class RegistryMetrics final : public WorkerMetrics {
   RegistryMetrics(telemetry::MetricRegistry* registry, const Clock* clock);
 
   void SessionChanged(bool connected) override;
-  void BeatSent() override {}
   void ResultsWaiting(size_t results) override;
-  void CallsWaiting(size_t) override {}
+  void CallsWaiting(size_t calls) override;
   void LogShipped(uint64_t bytes, uint64_t dropped_bytes) override;
   void PointsShipped(uint64_t points, uint64_t dropped) override;
   void RankStarted(const RankLabels& rank) override;

@@ -102,7 +102,7 @@ void TelemetryShipper::DoStart() {
       parts_.note("leaving a log that cannot be read: " + folder);
       continue;
     }
-    Rank& rank = ranks_[name];
+    Rank& rank = MakeRank(name);
     rank.labels = {.job_id = about.value("job_id", ""),
                    .stage = about.value("stage", ""),
                    .fence = about.value("fence", uint64_t{0}),
@@ -116,8 +116,14 @@ void TelemetryShipper::DoStart() {
   stream_->Open();
 }
 
+TelemetryShipper::Rank& TelemetryShipper::MakeRank(const std::string& folder_name) {
+  const auto [entry, added] = ranks_.try_emplace(folder_name);
+  if (added) entry->second.number = ++numbers_;
+  return entry->second;
+}
+
 void TelemetryShipper::DoBegin(const RankKey& key, const RankLabels& labels) {
-  Rank& rank = ranks_[FolderName(key)];
+  Rank& rank = MakeRank(FolderName(key));
   rank.labels = labels;
   rank.folder = FolderOf(key);
   rank.ended = false;
@@ -162,11 +168,14 @@ void TelemetryShipper::DoPoints(const RankKey& key, v1::MetricBatch batch) {
 
 void TelemetryShipper::Thin() {
   Rank* fullest = nullptr;
+  const auto unsent = [](const Rank& rank) { return rank.points.size() - rank.points_sent; };
   for (auto& [name, rank] : ranks_) {
-    if (fullest == nullptr || rank.points.size() > fullest->points.size()) fullest = &rank;
+    if (fullest == nullptr || unsent(rank) > unsent(*fullest)) fullest = &rank;
   }
   std::deque<v1::MetricPoint> kept;
-  for (size_t i = 1; i < fullest->points.size(); i += 2) kept.push_back(std::move(fullest->points[i]));
+  for (size_t i = 0; i < fullest->points.size(); ++i) {
+    if (i < fullest->points_sent || (i - fullest->points_sent) % 2 == 1) kept.push_back(std::move(fullest->points[i]));
+  }
   const size_t dropped = fullest->points.size() - kept.size();
   fullest->points = std::move(kept);
   fullest->points_dropped += dropped;
@@ -175,7 +184,13 @@ void TelemetryShipper::Thin() {
 
 void TelemetryShipper::OnOpened() {
   credit_ = first_credit_;
-  for (auto& [name, rank] : ranks_) rank.sent = rank.acknowledged;
+  under_way_.clear();
+  settled_bytes_ = 0;
+  for (auto& [name, rank] : ranks_) {
+    rank.sent = rank.acknowledged;
+    rank.points_sent = 0;
+    rank.points_dropped += std::exchange(rank.dropped_sent, 0);
+  }
   Pump();
 }
 
@@ -187,6 +202,7 @@ void TelemetryShipper::OnResponse(const std::string& bytes) {
   }
   stream_->Confirm();
   credit_ += response.credit_bytes();
+  SettleUnderWay(response.credit_bytes());
   for (const v1::LogAcknowledged& log : response.logs()) {
     for (auto& [name, rank] : ranks_) {
       if (rank.labels.job_id != log.job_id() || rank.labels.stage != log.stage() || rank.labels.fence != log.fence() ||
@@ -201,29 +217,48 @@ void TelemetryShipper::OnResponse(const std::string& bytes) {
   Pump();
 }
 
+// Credit is granted for what has been handled, in the order in which it was sent.
+void TelemetryShipper::SettleUnderWay(uint64_t credit_bytes) {
+  settled_bytes_ += credit_bytes;
+  while (!under_way_.empty() && under_way_.front().bytes <= settled_bytes_) {
+    const UnderWay message = std::move(under_way_.front());
+    under_way_.pop_front();
+    settled_bytes_ -= message.bytes;
+    const auto entry = ranks_.find(message.folder_name);
+    if (entry == ranks_.end() || entry->second.number != message.number) continue;  // forgotten meanwhile
+    Rank& rank = entry->second;
+    rank.points.erase(rank.points.begin(), rank.points.begin() + static_cast<std::ptrdiff_t>(message.points));
+    rank.points_sent -= message.points;
+    rank.dropped_sent -= message.dropped;
+    points_ -= message.points;
+    if (message.points > 0) parts_.metrics->PointsShipped(message.points, message.dropped);
+  }
+}
+
 void TelemetryShipper::Pump() {
   // Round by round, so that one rank's flood does not keep the others' words back.
   bool sent = true;
   while (sent) {
     sent = false;
     for (auto& [name, rank] : ranks_) {
-      if (SendPoints(&rank)) sent = true;
-      if (SendLog(&rank)) sent = true;
+      if (SendPoints(name, &rank)) sent = true;
+      if (SendLog(name, &rank)) sent = true;
     }
   }
 }
 
-bool TelemetryShipper::SendRequest(const v1::ShipTelemetryRequest& request) {
+bool TelemetryShipper::SendRequest(const v1::ShipTelemetryRequest& request, UnderWay message) {
   std::string bytes = request.SerializeAsString();
   if (bytes.size() > credit_) return false;
-  const uint64_t cost = bytes.size();
+  message.bytes = bytes.size();
   if (!stream_->Send(std::move(bytes))) return false;
-  credit_ -= cost;
+  credit_ -= message.bytes;
+  under_way_.push_back(std::move(message));
   return true;
 }
 
-bool TelemetryShipper::SendPoints(Rank* rank) {
-  if (rank->points.empty()) return false;
+bool TelemetryShipper::SendPoints(const std::string& folder_name, Rank* rank) {
+  if (rank->points_sent == rank->points.size()) return false;
   v1::ShipTelemetryRequest request;
   request.set_node_id(parts_.node_id);
   v1::MetricBatch* batch = request.mutable_metrics();
@@ -232,21 +267,23 @@ bool TelemetryShipper::SendPoints(Rank* rank) {
   batch->set_fence(rank->labels.fence);
   batch->set_dropped(rank->points_dropped);
   size_t bytes = kHeadBytes;
-  for (const v1::MetricPoint& point : rank->points) {
-    bytes += point.ByteSizeLong() + 8;
+  for (size_t i = rank->points_sent; i < rank->points.size(); ++i) {
+    bytes += rank->points[i].ByteSizeLong() + 8;
     if (bytes > kMessageBytesMax || batch->points_size() == kPointsPerBatch) break;
-    *batch->add_points() = point;
+    *batch->add_points() = rank->points[i];
   }
-  if (!SendRequest(request)) return false;
-  const int sent = batch->points_size();
-  rank->points.erase(rank->points.begin(), rank->points.begin() + sent);
-  points_ -= static_cast<size_t>(sent);
-  parts_.metrics->PointsShipped(static_cast<uint64_t>(sent), rank->points_dropped);
-  rank->points_dropped = 0;
+  const auto sent = static_cast<size_t>(batch->points_size());
+  if (!SendRequest(
+          request,
+          {.folder_name = folder_name, .number = rank->number, .points = sent, .dropped = rank->points_dropped})) {
+    return false;
+  }
+  rank->points_sent += sent;
+  rank->dropped_sent += std::exchange(rank->points_dropped, 0);
   return true;
 }
 
-bool TelemetryShipper::SendLog(Rank* rank) {
+bool TelemetryShipper::SendLog(const std::string& folder_name, Rank* rank) {
   if (rank->log == nullptr || rank->sent >= rank->log->size() || credit_ <= kHeadBytes) return false;
   const size_t bytes_max = std::min<uint64_t>(kMessageBytesMax - kHeadBytes, credit_ - kHeadBytes);
   const absl::StatusOr<RankLog::Chunk> chunk = rank->log->Read(rank->sent, bytes_max);
@@ -262,7 +299,7 @@ bool TelemetryShipper::SendLog(Rank* rank) {
   log->set_offset(chunk->offset);
   log->set_data(chunk->data);
   log->set_dropped_bytes(chunk->dropped_bytes);
-  if (!SendRequest(request)) return false;
+  if (!SendRequest(request, {.folder_name = folder_name, .number = rank->number})) return false;
   rank->sent = chunk->offset + chunk->data.size();
   parts_.metrics->LogShipped(chunk->data.size(), chunk->dropped_bytes);
   return true;
@@ -279,9 +316,7 @@ void TelemetryShipper::DropFinished() {
       ++it;
       continue;
     }
-    rank.log.reset();
-    (void)RemoveTree(PosixFileSystem(), rank.folder);
-    it = ranks_.erase(it);
+    Forget(it++);
   }
   for (; waiting > kEndedMax; --waiting) {
     auto oldest = ranks_.end();
@@ -290,10 +325,18 @@ void TelemetryShipper::DropFinished() {
       if (it->second.ended && older) oldest = it;
     }
     parts_.note("dropping the log of an ended rank that nobody took: " + oldest->first);
-    points_ -= oldest->second.points.size();
-    (void)RemoveTree(PosixFileSystem(), oldest->second.folder);
-    ranks_.erase(oldest);
+    Forget(oldest);
   }
+}
+
+void TelemetryShipper::Forget(std::map<std::string, Rank>::iterator rank) {
+  Rank& gone = rank->second;
+  const uint64_t lost = gone.points.size() + gone.points_dropped + gone.dropped_sent;
+  if (lost > 0) parts_.metrics->PointsShipped(0, lost);
+  points_ -= gone.points.size();
+  gone.log.reset();
+  (void)RemoveTree(PosixFileSystem(), gone.folder);
+  ranks_.erase(rank);
 }
 
 }  // namespace vlm::worker

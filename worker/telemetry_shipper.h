@@ -22,8 +22,10 @@
 namespace vlm::worker {
 
 // Logs go through files (RankLog) and are sent again from the last acknowledged offset after a reconnect. Points
-// are held in memory, at most kPointsMax; when full, every second point of the fullest rank is dropped and
-// counted. Has a connection and a thread of its own, so that a flood never delays a beat. Thread-safe.
+// are held in memory, at most kPointsMax, until the coordinator grants credit for the message they went with; after a
+// reconnect those without are sent again (a point is stored by stage, series and step: twice is once). When full,
+// every second unsent point of the fullest rank is dropped and counted; points die with the worker's process. Has a
+// connection and a thread of its own, so that a flood never delays a beat. Thread-safe.
 class TelemetryShipper {
  public:
   static constexpr size_t kPointsMax = 100'000;
@@ -62,10 +64,21 @@ class TelemetryShipper {
     std::unique_ptr<RankLog> log;  // null when its disk failed; then nothing is kept
     uint64_t sent = 0;             // offset
     uint64_t acknowledged = 0;
-    std::deque<v1::MetricPoint> points;
-    uint64_t points_dropped = 0;
+    uint64_t number = 0;                 // of its entry in ranks_, never used twice
+    std::deque<v1::MetricPoint> points;  // the first `points_sent` are under way
+    size_t points_sent = 0;
+    uint64_t points_dropped = 0;  // not yet told
+    uint64_t dropped_sent = 0;    // told, under way
     bool ended = false;
     uint64_t ended_order = 0;
+  };
+  // A message without credit so far. Credit comes in the order of messages.
+  struct UnderWay {
+    std::string folder_name;
+    uint64_t number = 0;  // Rank::number
+    uint64_t bytes = 0;
+    size_t points = 0;  // none for a log
+    uint64_t dropped = 0;
   };
   void DoStart();
   void DoBegin(const RankKey& key, const RankLabels& labels);
@@ -75,9 +88,12 @@ class TelemetryShipper {
   void OnResponse(const std::string& bytes);
   void Thin();
   void Pump();
-  bool SendPoints(Rank* rank);
-  bool SendLog(Rank* rank);
-  bool SendRequest(const v1::ShipTelemetryRequest& request);
+  bool SendPoints(const std::string& folder_name, Rank* rank);
+  bool SendLog(const std::string& folder_name, Rank* rank);
+  Rank& MakeRank(const std::string& folder_name);
+  bool SendRequest(const v1::ShipTelemetryRequest& request, UnderWay message);
+  void SettleUnderWay(uint64_t credit_bytes);
+  void Forget(std::map<std::string, Rank>::iterator rank);
   void DropFinished();
   std::string FolderOf(const RankKey& key) const;
 
@@ -87,8 +103,11 @@ class TelemetryShipper {
   // The rest is of the executor.
   uint64_t first_credit_ = 0;
   uint64_t credit_ = 0;
+  uint64_t settled_bytes_ = 0;      // credit granted for the first message under way, short of its size
+  std::deque<UnderWay> under_way_;  // of this connection; bounded by the credit
   size_t points_ = 0;
   uint64_t ended_ = 0;
+  uint64_t numbers_ = 0;
   std::map<std::string, Rank> ranks_;  // by folder name
   std::unique_ptr<PersistentStream> stream_;
   const std::shared_ptr<StoppableExecutor> executor_;

@@ -24,11 +24,10 @@ class WorkerMetrics {
  public:
   virtual ~WorkerMetrics() = default;
   virtual void SessionChanged(bool connected) = 0;
-  virtual void BeatSent() = 0;
   virtual void ResultsWaiting(size_t results) = 0;  // not yet accepted by the coordinator
   virtual void CallsWaiting(size_t calls) = 0;      // stored calls not yet delivered
   virtual void LogShipped(uint64_t bytes, uint64_t dropped_bytes) = 0;
-  virtual void PointsShipped(uint64_t points, uint64_t dropped) = 0;
+  virtual void PointsShipped(uint64_t points, uint64_t dropped) = 0;  // told once they are handled, or lost
   virtual void RankStarted(const RankLabels& rank) = 0;
   virtual void RankBeat(const RankLabels& rank, const v1::RankBeat& beat) = 0;
   // A point of the trainer's own: loss, learning_rate, phase seconds and so on.
@@ -41,7 +40,6 @@ class WorkerMetrics {
 class NoWorkerMetrics final : public WorkerMetrics {
  public:
   void SessionChanged(bool) override {}
-  void BeatSent() override {}
   void ResultsWaiting(size_t) override {}
   void CallsWaiting(size_t) override {}
   void LogShipped(uint64_t, uint64_t) override {}

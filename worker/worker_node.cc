@@ -18,6 +18,7 @@
 #include "worker/device_probe.h"
 #include "worker/persistent_stream.h"
 #include "worker/process_supervisor.h"
+#include "worker/rank_environment.h"
 #include "worker/root_check.h"
 #include "worker/slot_cpus.h"
 #include "worker/state_dir.h"
@@ -48,9 +49,9 @@ class WorkerNode::Impl {
 
   ~Impl() {
     if (server_ != nullptr) server_->Shutdown(absl::ZeroDuration());
-    supervisor_.reset();  // no events after this
     executor_->Stop();
     disk_->Stop();
+    supervisor_.reset();  // no events after this
     telemetry_.reset();
     relay_.reset();
     session_.reset();
@@ -243,10 +244,7 @@ class WorkerNode::Impl {
     options_.note("closing the session: " + close.reason);
     session_->Restart();
   }
-  void Do(SendToCoordinator& send) {
-    if (send.message.has_beat()) metrics_->BeatSent();
-    session_->Send(send.message.SerializeAsString());
-  }
+  void Do(SendToCoordinator& send) { session_->Send(send.message.SerializeAsString()); }
   void Do(SendToTrainer& send) { trainers_->Send(send.rank, send.message); }
   void Do(Note& note) { options_.note(note.text); }
   void Do(SignalRank& signal) { supervisor_->Signal(signal.pid, signal.signal); }
@@ -288,13 +286,19 @@ class WorkerNode::Impl {
     changed_.NotifyAll();
   }
 
+  // Folders are made durably: a slow disk must not hold up the thread that carries beats. A rank that is stopped
+  // meanwhile is started all the same, and its RankSpawned leads to the signal.
   void Do(SpawnRank& spawn) {
-    const absl::StatusOr<std::string> token = rpc::NewToken();
-    const std::string folder = RunFolder(state_->run_root(), spawn.rank);
-    absl::Status ready = token.status();
-    if (ready.ok()) ready = MakeDirectories(PosixFileSystem(), folder);
-    if (!ready.ok()) {
-      Feed(RankSpawnFailed{spawn.rank, ready.ToString()});
+    disk_->Post([this, spawn = std::move(spawn)] {
+      const absl::Status made = MakeDirectories(PosixFileSystem(), RunFolder(state_->run_root(), spawn.rank));
+      executor_->Post([this, spawn, made] { StartRank(spawn, made); });
+    });
+  }
+
+  void StartRank(const SpawnRank& spawn, const absl::Status& folder_made) {
+    const absl::StatusOr<std::string> token = folder_made.ok() ? rpc::NewToken() : folder_made;
+    if (!token.ok()) {
+      Feed(RankSpawnFailed{spawn.rank, token.status().ToString()});
       return;
     }
     trainers_->Expect(spawn.rank, *token, spawn.spec.stage_uid(), spawn.spec.pool());
@@ -306,27 +310,15 @@ class WorkerNode::Impl {
     metrics_->RankStarted(running.labels);
     supervisor_->Start({.program = options_.trainer,
                         .arguments = {},
-                        .environment = Environment(spawn, *token),
+                        .environment = RankEnvironment({.passed_on = options_.environment,
+                                                        .socket = state_->socket_path(),
+                                                        .token = *token,
+                                                        .worker_pid = getpid(),
+                                                        .guard_fd = ProcessSupervisor::kGuardDescriptor,
+                                                        .rank = spawn.rank,
+                                                        .device = spawn.device}),
                         .cpus = SlotCpus(options_.cpus, options_.devices, spawn.device)},
                        Events(spawn.rank));
-  }
-
-  std::vector<std::string> Environment(const SpawnRank& spawn, const std::string& token) const {
-    std::vector<std::string> environment = options_.environment;
-    const std::string threads = std::to_string(std::max(1, spawn.device.threads()));
-    environment.push_back("VLM_WORKER_SOCKET=" + state_->socket_path());
-    environment.push_back("VLM_ATTEMPT_ID=" + spawn.rank.attempt_id);
-    environment.push_back("VLM_RANK=" + std::to_string(spawn.rank.rank));
-    environment.push_back("VLM_ATTEMPT_TOKEN=" + token);
-    environment.push_back("VLM_WORKER_PID=" + std::to_string(getpid()));
-    environment.push_back("VLM_WORKER_GUARD_FD=" + std::to_string(ProcessSupervisor::kGuardDescriptor));
-    for (const char* name : {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}) {
-      environment.push_back(std::string(name) + "=" + threads);
-    }
-    if (spawn.device.kind() == v1::DEVICE_KIND_CUDA) {
-      environment.push_back("CUDA_VISIBLE_DEVICES=" + spawn.device.uuid());
-    }
-    return environment;
   }
 
   // Run on the supervisor's thread; what they need of this object is thread-safe.

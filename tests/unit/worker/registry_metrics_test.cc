@@ -59,6 +59,9 @@ TEST_F(RegistryMetricsTest, WorkerSeriesAreThereFromTheStart) {
   EXPECT_TRUE(Shows("vlm_worker_connected 0"));
   metrics_.SessionChanged(true);
   EXPECT_TRUE(Shows("vlm_worker_connected 1"));
+  EXPECT_TRUE(Shows("vlm_worker_calls_waiting 0"));
+  metrics_.CallsWaiting(2);
+  EXPECT_TRUE(Shows("vlm_worker_calls_waiting 2"));
   metrics_.LogShipped(10, 4);
   EXPECT_TRUE(Shows("vlm_worker_telemetry_dropped_total{kind=\"log_bytes\"} 4"));
 }
