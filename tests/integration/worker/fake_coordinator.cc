@@ -61,8 +61,16 @@ void FakeCoordinator::Start(uint64_t epoch) {
 
 void FakeCoordinator::Stop() {
   server_.reset();
+  std::vector<std::function<void(absl::StatusOr<v1::AddPartResponse>)>> dropped;  // unanswered; not under the lock
   MutexLock lock(&mutex_);
+  dropped.swap(held_parts_);
+  hold_parts_ = false;
   session_ = nullptr;
+}
+
+void FakeCoordinator::HoldParts() {
+  MutexLock lock(&mutex_);
+  hold_parts_ = true;
 }
 
 void FakeCoordinator::Allow(const std::string& attempt_id, uint64_t fence) {
@@ -138,6 +146,10 @@ rpc::ServiceRegistry FakeCoordinator::Registry() {
              const std::function<void(absl::StatusOr<v1::AddPartResponse>)>& respond) {
         {
           MutexLock lock(&mutex_);
+          if (hold_parts_) {
+            held_parts_.push_back(respond);
+            return;
+          }
           parts_.push_back(request);
           changed_.NotifyAll();
         }
@@ -272,6 +284,17 @@ v1::Hello FakeCoordinator::WaitForHello(size_t number) {
   })) << "Hello number "
       << number << " never came";
   return found;
+}
+
+bool FakeCoordinator::WaitForBeatAfterHello(size_t number) {
+  return Wait([&] {
+    size_t hellos = 0;
+    for (const v1::SessionRequest& request : requests_) {
+      hellos += request.has_hello() ? 1 : 0;
+      if (hellos >= number && request.has_beat()) return true;
+    }
+    return false;
+  });
 }
 
 v1::RankResult FakeCoordinator::WaitForResult(int32_t rank) {

@@ -30,6 +30,8 @@ class FakeCoordinator {
   void Allow(const std::string& attempt_id, uint64_t fence);
   void Disallow();
   void AcknowledgeResults(bool yes);
+  // Until Stop, parts are neither taken nor answered.
+  void HoldParts();
 
   void Send(v1::SessionResponse message);  // to the connected worker
   // Assigns one rank per script on slots 0, 1, ...
@@ -38,6 +40,8 @@ class FakeCoordinator {
   // Everything that has arrived and for which `predicate` holds; null when it does not come.
   bool WaitFor(const std::function<bool(const v1::SessionRequest&)>& predicate);
   v1::Hello WaitForHello(size_t number);  // 1: the first
+  // That worker has been welcomed: it beats.
+  bool WaitForBeatAfterHello(size_t number);
   v1::RankResult WaitForResult(int32_t rank);
   bool WaitForLog(const std::string& text);  // in the shipped log of any rank
   bool WaitForPoint(const std::string& series);
@@ -67,6 +71,8 @@ class FakeCoordinator {
   uint64_t sequence_ = 0;
   uint64_t handled_ = 0;
   bool acknowledge_results_ = true;
+  bool hold_parts_ = false;
+  std::vector<std::function<void(absl::StatusOr<v1::AddPartResponse>)>> held_parts_;
   std::map<std::string, uint64_t> allowed_;
   std::shared_ptr<rpc::Stream> session_;
   std::vector<v1::SessionRequest> requests_;
