@@ -35,6 +35,14 @@ std::string By(const std::string& actor, const std::string& note) {
   return text;
 }
 
+std::string Sha256Bytes(const std::string& text) {
+  const Digest digest = Sha256Of(text);
+  return std::string(digest.bytes.begin(), digest.bytes.end());
+}
+
+// Equal to no submit's: this text is no job file.
+std::string RetryPayload(const std::string& job_id) { return Sha256Bytes(absl::StrCat("retry ", job_id)); }
+
 absl::Status NoSuchJob(const std::string& job_id) {
   return absl::NotFoundError(absl::StrCat("no such job; `vlmctl list` shows them: ", job_id));
 }
@@ -85,13 +93,12 @@ absl::Status Coordinator::Core::CheckSubmit(const SubmitJob& input) const {
 }
 
 void Coordinator::Core::On(const SubmitJob& input) {
-  const Digest payload = Sha256Of(input.job_yaml);
-  const std::string hash(payload.bytes.begin(), payload.bytes.end());
+  const std::string hash = Sha256Bytes(input.job_yaml);
   v1::SubmitJobResponse response;
   if (const auto known = ledger_.requests.find(input.request_id); known != ledger_.requests.end()) {
     if (known->second.payload() != hash) {
       ledger_.Answer({input.call,
-                      absl::AlreadyExistsError(absl::StrCat("this request_id was used for another job file; choose a "
+                      absl::AlreadyExistsError(absl::StrCat("this request_id was used for another request; choose a "
                                                             "new one: ",
                                                             input.request_id)),
                       {}});
@@ -106,17 +113,21 @@ void Coordinator::Core::On(const SubmitJob& input) {
     return;
   }
   Job* job = MakeJob(input);
-  v1::RequestRecord request;
-  request.set_job_id(job->record.job_id());
-  request.set_payload(hash);
-  ledger_.Put(kRequestFamily, input.request_id, request.SerializeAsString());
-  ledger_.requests[input.request_id] = std::move(request);
+  Remember(input.request_id, job->record.job_id(), hash);
   ledger_.Put(kJobYamlFamily, job->record.job_id(), input.job_yaml);
   ledger_.Event(job, nullptr, "job.submitted", By(input.actor, ""));
   ResolveBlocked(job);
   DeriveJob(job);
   response.set_job_id(job->record.job_id());
   ledger_.Answer({input.call, absl::OkStatus(), response});
+}
+
+void Coordinator::Core::Remember(const std::string& request_id, const std::string& job_id, const std::string& payload) {
+  v1::RequestRecord request;
+  request.set_job_id(job_id);
+  request.set_payload(payload);
+  ledger_.Put(kRequestFamily, request_id, request.SerializeAsString());
+  ledger_.requests[request_id] = std::move(request);
 }
 
 Job* Coordinator::Core::MakeJob(const SubmitJob& input) {
@@ -227,13 +238,39 @@ void Coordinator::Core::On(const CancelJob& input) {
   ledger_.Answer({input.call, absl::OkStatus(), response});
 }
 
+// The job to retry; `repeated` when this request was taken before. Else why it cannot be taken.
+absl::StatusOr<Job*> Coordinator::Core::FindRetry(const v1::RetryJobRequest& request, const std::string& payload,
+                                                  bool* repeated) {
+  if (request.request_id().size() > kRequestIdBytesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("request_id has at most ", kRequestIdBytesMax, " bytes, got ", request.request_id().size()));
+  }
+  const auto job = ledger_.jobs.find(request.job_id());
+  if (job == ledger_.jobs.end()) return NoSuchJob(request.job_id());
+  const auto known = ledger_.requests.find(request.request_id());
+  *repeated = !request.request_id().empty() && known != ledger_.requests.end();
+  if (*repeated && known->second.payload() != payload) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("this request_id was used for another request; choose a new one: ", request.request_id()));
+  }
+  return job->second.get();
+}
+
 void Coordinator::Core::On(const RetryJob& input) {
-  const auto it = ledger_.jobs.find(input.request.job_id());
-  if (it == ledger_.jobs.end()) {
-    ledger_.Answer({input.call, NoSuchJob(input.request.job_id()), {}});
+  const std::string payload = RetryPayload(input.request.job_id());
+  bool repeated = false;
+  const absl::StatusOr<Job*> found = FindRetry(input.request, payload, &repeated);
+  if (!found.ok()) {
+    ledger_.Answer({input.call, found.status(), {}});
     return;
   }
-  Job* job = it->second.get();
+  Job* const job = *found;
+  v1::RetryJobResponse response;
+  if (repeated) {
+    response.set_state(job->record.state());
+    ledger_.Answer({input.call, absl::OkStatus(), response});
+    return;
+  }
   const bool any = std::any_of(job->stages.begin(), job->stages.end(), [](const auto& stage) {
     return OnRetry(stage->record.state()) == CommandEffect::kRequeue;
   });
@@ -244,6 +281,9 @@ void Coordinator::Core::On(const RetryJob& input) {
                                                     job->record.job_id(), " is ", Word(job->record.state()))),
          {}});
     return;
+  }
+  if (!input.request.request_id().empty()) {
+    Remember(input.request.request_id(), job->record.job_id(), payload);
   }
   ledger_.Event(job, nullptr, "job.retry", By(input.actor, input.request.note()));
   job->record.set_attempted(std::any_of(job->stages.begin(), job->stages.end(), [](const auto& stage) {
@@ -262,7 +302,6 @@ void Coordinator::Core::On(const RetryJob& input) {
   }
   ResolveBlocked(job);
   DeriveJob(job);
-  v1::RetryJobResponse response;
   response.set_state(job->record.state());
   ledger_.Answer({input.call, absl::OkStatus(), response});
 }

@@ -157,6 +157,30 @@ TEST(Job, AFailedStageFailsItsChildrenAndRetryBringsThemBack) {
   EXPECT_EQ(service.StageView(id, "last").state(), v1::STAGE_STATE_BLOCKED);
 }
 
+TEST(Job, ARepeatedRetryIsAnsweredAgainAndRetriesNothing) {
+  ServiceHarness service;
+  const uint64_t session = service.Connect(service.Hello("a"));
+  const spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train")});
+  const std::string id = service.Submit(job, "submit"), other = service.Submit(job, "submit of another");
+  ASSERT_TRUE(service.Cancel(other).ok());
+  service.RunAttempt(id, "train", {session});
+  service.Exit(session, service.AttemptOf(id, "train"), 0, 64, 0, "wrong");
+  EXPECT_EQ(service.Retry(id, "again")->state(), v1::JOB_STATE_PENDING);
+  service.Restart();  // the answer was lost with the process: the row answers
+  const absl::StatusOr<v1::RetryJobResponse> repeated = service.Retry(id, "again");
+  ASSERT_TRUE(repeated.ok()) << repeated.status();
+  EXPECT_EQ(repeated->state(), v1::JOB_STATE_RUNNING);  // as it is now
+  const uint64_t after = service.Connect(service.Hello("a", 1, 2));
+  service.RunAttempt(id, "train", {after});
+  service.Exit(after, service.AttemptOf(id, "train"), 0, 64, 0, "still wrong");
+  ASSERT_EQ(service.View(id).state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(service.Retry(id, "again")->state(), v1::JOB_STATE_FAILED);  // of long ago
+  EXPECT_EQ(service.Retry(other, "again").status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(service.Retry(id, "submit").status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(service.Retry(id, std::string(129, 'r')).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(service.Retry(id, "another")->state(), v1::JOB_STATE_PENDING);
+}
+
 TEST(Job, UnchangedStagesAreReusedAfterTheirFilesWereRead) {
   ServiceHarness service;
   const uint64_t session = service.Connect(service.Hello("a"));

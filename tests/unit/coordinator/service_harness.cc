@@ -127,9 +127,10 @@ absl::StatusOr<v1::CancelJobResponse> ServiceHarness::Cancel(const std::string& 
   return std::get<v1::CancelJobResponse>(reply.response);
 }
 
-absl::StatusOr<v1::RetryJobResponse> ServiceHarness::Retry(const std::string& job_id) {
+absl::StatusOr<v1::RetryJobResponse> ServiceHarness::Retry(const std::string& job_id, const std::string& request_id) {
   RetryJob retry{next_call_++, {}, "me"};
   retry.request.set_job_id(job_id);
+  retry.request.set_request_id(request_id);
   const Reply reply = Call(retry, retry.call);
   if (!reply.status.ok()) return reply.status;
   return std::get<v1::RetryJobResponse>(reply.response);

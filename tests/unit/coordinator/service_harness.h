@@ -31,7 +31,7 @@ class ServiceHarness {
   Reply Call(const Input& input, uint64_t call);
   std::string Submit(const spec::Job& job, const std::string& request = "request");
   absl::StatusOr<v1::CancelJobResponse> Cancel(const std::string& job_id);
-  absl::StatusOr<v1::RetryJobResponse> Retry(const std::string& job_id);
+  absl::StatusOr<v1::RetryJobResponse> Retry(const std::string& job_id, const std::string& request_id = "");
 
   // A worker's stream; answers root checks. `hello` may be changed before.
   v1::Hello Hello(const std::string& node, int slots = 1, uint64_t incarnation = 1) const;
