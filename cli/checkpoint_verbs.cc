@@ -12,12 +12,13 @@
 namespace vlm::cli {
 namespace {
 
-// A verification reads every file once more at the service's budget of 32 MB/s: ten hours are a terabyte.
+// A verification reads every file once more, after those asked for before it: ten hours are a terabyte of a slow disk
+// (30 MB/s).
 constexpr absl::Duration kVerifyDeadline = absl::Hours(10);
 
 // Whose steps are this stage's: for a reused stage, those of the stage that made the artifact. Its folder is
 // <root>/jobs/<job>/<stage>/<step>.
-absl::StatusOr<v1::Stage> Maker(const Context& context, const v1::Job& job, const v1::Stage& stage) {
+absl::StatusOr<v1::Stage> Maker(const Context& context, const v1::Stage& stage) {
   if (stage.state() != v1::STAGE_STATE_REUSED) return stage;
   const std::vector<std::string> parts = absl::StrSplit(stage.artifact_folder(), '/', absl::SkipEmpty());
   if (parts.size() < 4 || parts[parts.size() - 4] != "jobs") {
@@ -55,7 +56,7 @@ absl::StatusOr<StepName> ParseStepName(const std::string& text) {
 
 absl::StatusOr<v1::Step> FindStep(const Context& context, const v1::Job& job, const StepName& name) {
   VLM_ASSIGN_OR_RETURN(const v1::Stage* const stage, FindStage(job, name.stage));
-  VLM_ASSIGN_OR_RETURN(const v1::Stage maker, Maker(context, job, *stage));
+  VLM_ASSIGN_OR_RETURN(const v1::Stage maker, Maker(context, *stage));
   uint64_t step = name.step;
   if (step == 0) {
     v1::GetLatestRequest latest;
@@ -107,6 +108,8 @@ VerbResult ShowCheckpoint(const Context& context, const std::string& job, const 
 
 VerbResult VerifyCheckpoint(const Context& context, const std::string& job, const std::string& step) {
   VLM_ASSIGN_OR_RETURN(const v1::Step found, FindStep(context, job, step));
+  // To standard error: it may take hours, and the answer is what comes after.
+  context.terminal->Error(absl::StrCat("reading ", HumanBytes(found.bytes()), " again: ", found.folder()));
   v1::VerifyStepRequest request;
   request.set_stage_uid(found.stage_uid());
   request.set_step(found.step());

@@ -54,6 +54,7 @@ class Watcher {
     looked_at_ = now;
     absl::StatusOr<v1::Job> job = context_.service->GetJob(job_id_, kNoPatience);
     if (job.ok()) {
+      SetAway(false);  // a coordinator that only takes no more watchers is asked instead
       changed_ = false;
       view_->SetJob(*std::move(job));
       return absl::OkStatus();

@@ -1,5 +1,6 @@
 #include "cli/job_verbs.h"
 
+#include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -14,33 +15,40 @@
 namespace vlm::cli {
 namespace {
 
-// The stored history ends where heartbeats or progress begin, or where nothing more comes.
-constexpr absl::Duration kHistoryQuiet = absl::Milliseconds(500);
-constexpr absl::Duration kHistoryMax = absl::Seconds(20);
+// Without a word from the coordinator: heartbeats come every 5 s.
+constexpr absl::Duration kHistorySilenceMax = absl::Seconds(20);
+constexpr absl::Duration kHistoryTick = absl::Milliseconds(500);
 
 absl::StatusOr<std::vector<v1::Event>> ReadHistory(const Context& context, const std::string& job_id) {
+  const Interrupt::Listener listener(context.interrupt);
   JobWatch watch(context.service, job_id);
   std::vector<v1::Event> events;
-  const absl::Duration give_up_at = context.clock->Monotonic() + kHistoryMax;
+  absl::Duration give_up_at = context.clock->Monotonic() + kHistorySilenceMax;
+  absl::Status problem = absl::DeadlineExceededError("nothing came in time");
   while (context.clock->Monotonic() < give_up_at) {
-    WatchItem item = watch.Next(kHistoryQuiet);
+    if (context.interrupt->raised()) return absl::CancelledError("interrupted while reading the job's events");
+    WatchItem item = watch.Next(kHistoryTick);
     switch (item.kind) {
       case WatchItem::Kind::kEvent:
+        // A stream that broke goes on behind the last event; from the first one only when the store is another.
+        if (!events.empty() && item.event.sequence() <= events.back().sequence()) events.clear();
         events.push_back(std::move(item.event));
+        give_up_at = context.clock->Monotonic() + kHistorySilenceMax;
         break;
       case WatchItem::Kind::kAway:
-        return Annotate(item.status, "the job's events cannot be read");
+        problem = std::move(item.status);
+        give_up_at = std::min(give_up_at, context.clock->Monotonic() + kShortPatience);
+        break;
       case WatchItem::Kind::kFailed:
         return item.status;
       case WatchItem::Kind::kHeartbeat:
       case WatchItem::Kind::kProgress:
-        return events;
+        return events;  // sent only to who has every event so far
       case WatchItem::Kind::kNothing:
-        if (!events.empty()) return events;
         break;
     }
   }
-  return absl::DeadlineExceededError("the job's events did not arrive");
+  return Annotate(problem, "the job's events cannot be read");
 }
 
 absl::StatusOr<std::string> Send(const Context& context, const SubmitArguments& arguments, std::string composed) {
@@ -68,7 +76,8 @@ VerbResult PrintMessage(const Context& context, const google::protobuf::Message&
 }
 
 VerbResult Submit(const Context& context, const SubmitArguments& arguments) {
-  std::optional<std::string> composed = ComposeOrExplain(context, arguments.file, arguments.overrides);
+  std::optional<std::string> composed =
+      ComposeOrExplain(context, arguments.file, arguments.overrides, "nothing was submitted");
   if (!composed) return ExitCode::kInvalidJobFile;
   // What is wrong with an option or a token is not the job file's fault.
   const absl::Status reachable = context.service->channel().status();
@@ -174,8 +183,10 @@ VerbResult CancelJob(const Context& context, const std::string& job, const std::
       const v1::CancelJobResponse response,
       context.service->Call<v1::CancelJobResponse>("/vlm.v1.JobService/CancelJob", request, kLongPatience));
   if (context.format != OutputFormat::kTable) return PrintMessage(context, response);
-  return TellState(context, found.job_id(), response.state(),
-                   response.state() == v1::JOB_STATE_CANCELLING ? "; its ranks are being stopped" : "");
+  const char* hint = "";
+  if (response.state() == v1::JOB_STATE_CANCELLING) hint = "; its ranks are being stopped";
+  if (IsFinal(found.state())) hint = "; it had ended before, nothing was cancelled";
+  return TellState(context, found.job_id(), response.state(), hint);
 }
 
 VerbResult RetryJob(const Context& context, const std::string& job, const std::string& note) {
@@ -183,6 +194,7 @@ VerbResult RetryJob(const Context& context, const std::string& job, const std::s
   v1::RetryJobRequest request;
   request.set_job_id(found.job_id());
   request.set_note(note);
+  request.set_request_id(context.new_request_id());
   VLM_ASSIGN_OR_RETURN(const v1::RetryJobResponse response, context.service->Call<v1::RetryJobResponse>(
                                                                 "/vlm.v1.JobService/RetryJob", request, kLongPatience));
   if (context.format != OutputFormat::kTable) return PrintMessage(context, response);

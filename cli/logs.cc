@@ -17,6 +17,7 @@ constexpr absl::Duration kLookInterval = absl::Seconds(2);    // at the job, whi
 constexpr absl::Duration kAnswerMax = absl::Seconds(20);      // for the next part of a log that has an end
 constexpr absl::Duration kBackoff = absl::Milliseconds(500);  // before opening a broken stream again
 constexpr absl::Duration kAwayMax = absl::Minutes(10);
+constexpr absl::Duration kSteady = absl::Seconds(5);  // open for so long, a stream had a coordinator at its end
 
 // One attempt's log of one rank, read on across broken streams.
 class LogTail {
@@ -40,14 +41,20 @@ class LogTail {
     if (!entry) return Progress::kQuiet;
     if (!entry->closed) {
       heard_at_ = now;
+      away_since_.reset();
       VLM_RETURN_IF_ERROR(Print(entry->message));
       return Progress::kData;
     }
     stream_.reset();
     open_at_ = now + kBackoff;
-    if (entry->closed->ok()) return Progress::kClosed;
+    if (entry->closed->ok()) {
+      away_since_.reset();
+      return Progress::kClosed;
+    }
     if (IsForGood(*entry->closed)) return *entry->closed;
-    if (now - heard_at_ > (request_.follow() ? kAwayMax : kAnswerMax)) return *entry->closed;
+    // A rank may be silent for hours: only how long no stream would stay open counts.
+    if (!away_since_ || now - opened_at_ > kSteady) away_since_ = now;
+    if (now - *away_since_ > (request_.follow() ? kAwayMax : kAnswerMax)) return *entry->closed;
     return Progress::kQuiet;
   }
 
@@ -59,6 +66,7 @@ class LogTail {
     absl::StatusOr<rpc::Channel*> channel = context_.service->channel();
     if (!channel.ok()) return channel.status();
     inbox_ = std::make_shared<StreamInbox>();
+    opened_at_ = context_.clock->Monotonic();
     stream_ = (*channel)->Open("/vlm.v1.JobService/TailLogs", {}, inbox_);
     stream_->Send(request_.SerializeAsString());  // a stream that is closed already says so through the inbox
     return absl::OkStatus();
@@ -87,6 +95,8 @@ class LogTail {
   std::unique_ptr<rpc::Stream> stream_;
   absl::Duration heard_at_;
   absl::Duration open_at_ = -absl::InfiniteDuration();
+  absl::Duration opened_at_;
+  std::optional<absl::Duration> away_since_;
 };
 
 v1::TailLogsRequest RequestFor(const v1::Job& job, const v1::Stage& stage, const LogsArguments& arguments) {

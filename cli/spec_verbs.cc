@@ -8,19 +8,19 @@
 namespace vlm::cli {
 
 std::optional<std::string> ComposeOrExplain(const Context& context, const std::string& file,
-                                            const std::vector<std::string>& overrides) {
+                                            const std::vector<std::string>& overrides, const std::string& consequence) {
   spec::Diagnostics diagnostics;
   std::optional<std::string> composed = spec::Compose(context.files, file, overrides, &diagnostics);
   if (composed) return composed;
   for (const spec::Diagnostic& diagnostic : diagnostics.all()) context.terminal->Error(diagnostic.ToString());
   if (diagnostics.dropped() > 0) context.terminal->Error(absl::StrCat("... and ", diagnostics.dropped(), " more"));
-  context.terminal->Error(absl::StrCat(diagnostics.count(), diagnostics.count() == 1 ? " error" : " errors",
-                                       "; nothing was submitted: ", file));
+  context.terminal->Error(absl::StrCat(diagnostics.count(), diagnostics.count() == 1 ? " error" : " errors", "; ",
+                                       consequence, ": ", file));
   return std::nullopt;
 }
 
 VerbResult Render(const Context& context, const std::string& file, const std::vector<std::string>& overrides) {
-  const std::optional<std::string> composed = ComposeOrExplain(context, file, overrides);
+  const std::optional<std::string> composed = ComposeOrExplain(context, file, overrides, "nothing is rendered");
   if (!composed) return ExitCode::kInvalidJobFile;
   context.terminal->Write(*composed);
   return ExitCode::kOk;

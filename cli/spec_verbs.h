@@ -10,9 +10,10 @@
 
 namespace vlm::cli {
 
-// The composed file. Nothing when it is invalid: every error was printed as "file:line:column: ...", then their count.
+// The composed file. Nothing when it is invalid: every error was printed as "file:line:column: ...", then their count
+// and `consequence`.
 std::optional<std::string> ComposeOrExplain(const Context& context, const std::string& file,
-                                            const std::vector<std::string>& overrides);
+                                            const std::vector<std::string>& overrides, const std::string& consequence);
 
 VerbResult Render(const Context& context, const std::string& file, const std::vector<std::string>& overrides);
 VerbResult Explain(const Context& context, const std::string& path);

@@ -4,10 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/executor.h"
 #include "base/mutex.h"
 #include "cli/command_line.h"
@@ -48,6 +50,17 @@ class Captured {
   mutable Mutex mutex_;
   mutable CondVar changed_;
   std::string text_ ABSL_GUARDED_BY(mutex_);
+};
+
+// The real clock, moved ahead by a test.
+class JumpingClock final : public Clock {
+ public:
+  absl::Duration Monotonic() const override { return RealClock()->Monotonic() + absl::Minutes(minutes_.load()); }
+  absl::Time Wall() const override { return RealClock()->Wall() + absl::Minutes(minutes_.load()); }
+  void Jump(int minutes) { minutes_ += minutes; }
+
+ private:
+  std::atomic<int> minutes_ = 0;
 };
 
 class CliFixture : public testing::Test {

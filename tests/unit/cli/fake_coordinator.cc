@@ -93,11 +93,17 @@ void FakeCoordinator::AddJobMethods(rpc::ServiceRegistry* registry) {
       [this](const v1::RetryJobRequest& request) -> absl::StatusOr<v1::RetryJobResponse> {
         MutexLock lock(&mutex_);
         v1::Job* const job = Find(request.job_id());
-        if (job->state() != v1::JOB_STATE_FAILED) {
+        const bool known = std::find(retries_.begin(), retries_.end(), request.request_id()) != retries_.end();
+        retries_.push_back(request.request_id());
+        if (!known && job->state() != v1::JOB_STATE_FAILED) {
           return absl::FailedPreconditionError("only a failed job can be retried; this one is running");
         }
         job->set_state(v1::JOB_STATE_PENDING);
-        notes_.push_back(request.note());
+        if (!known) notes_.push_back(request.note());
+        if (lose_retries_ > 0) {
+          --lose_retries_;
+          return absl::UnavailableError("connection reset");
+        }
         v1::RetryJobResponse response;
         response.set_state(v1::JOB_STATE_PENDING);
         return response;
@@ -220,22 +226,70 @@ void FakeCoordinator::OpenWatch(const v1::WatchEventsRequest& request, const std
   cursors_.push_back(request.cursor());
   changed_.NotifyAll();
   if (Find(request.job_id()) == nullptr) return stream->Close(absl::NotFoundError("no such job: " + request.job_id()));
+  if (refuse_watches_) return stream->Close(absl::ResourceExhaustedError("too many watchers"));
   uint64_t after = 0;
   if (!request.cursor().empty() && (!request.cursor().starts_with(cursor_prefix_) ||
                                     !absl::SimpleAtoi(request.cursor().substr(cursor_prefix_.size()), &after))) {
     return stream->Close(absl::FailedPreconditionError("the cursor is of another store"));
   }
+  size_t sent = 0;
   for (const v1::Event& event : events_) {
     if (event.job_id() != request.job_id() || event.sequence() <= after) continue;
+    if (break_after_ > 0 && sent++ == break_after_) return stream->Close(absl::UnavailableError("connection reset"));
     v1::WatchEventsResponse response;
     *response.mutable_event() = event;
     response.set_cursor(absl::StrCat(cursor_prefix_, event.sequence()));
     stream->Send(response.SerializeAsString());
   }
+  watchers_.push_back({request.job_id(), stream});
+  if (hold_heartbeats_) return;
   v1::WatchEventsResponse heartbeat;
   heartbeat.mutable_heartbeat();
   stream->Send(heartbeat.SerializeAsString());
-  watchers_.push_back({request.job_id(), stream});
+}
+
+void FakeCoordinator::BreakWatchesAfter(size_t events) {
+  MutexLock lock(&mutex_);
+  break_after_ = events;
+}
+
+void FakeCoordinator::BreakTails(int count) {
+  MutexLock lock(&mutex_);
+  break_tails_ = count;
+}
+
+void FakeCoordinator::WaitForBrokenTails() {
+  MutexLock lock(&mutex_);
+  while (break_tails_ > 0) {
+    VLM_CHECK(changed_.WaitFor(&mutex_, absl::Seconds(20)), "nobody opened a log again");
+  }
+}
+
+void FakeCoordinator::RefuseWatches(bool refuse) {
+  MutexLock lock(&mutex_);
+  refuse_watches_ = refuse;
+}
+
+void FakeCoordinator::HoldHeartbeats() {
+  MutexLock lock(&mutex_);
+  hold_heartbeats_ = true;
+}
+
+void FakeCoordinator::SendHeartbeat() {
+  MutexLock lock(&mutex_);
+  v1::WatchEventsResponse heartbeat;
+  heartbeat.mutable_heartbeat();
+  for (const Watcher& watcher : watchers_) watcher.stream->Send(heartbeat.SerializeAsString());
+}
+
+void FakeCoordinator::LoseRetryAnswers(int count) {
+  MutexLock lock(&mutex_);
+  lose_retries_ = count;
+}
+
+std::vector<std::string> FakeCoordinator::retries() const {
+  MutexLock lock(&mutex_);
+  return retries_;
 }
 
 void FakeCoordinator::OpenTail(const v1::TailLogsRequest& request, const std::shared_ptr<rpc::Stream>& stream) {
@@ -248,7 +302,10 @@ void FakeCoordinator::OpenTail(const v1::TailLogsRequest& request, const std::sh
     response.set_data(log->second.substr(at, kLogPiece));
     stream->Send(response.SerializeAsString());
   }
-  stream->Close(absl::OkStatus());
+  const bool breaks = break_tails_ > 0;
+  if (breaks) --break_tails_;
+  changed_.NotifyAll();
+  stream->Close(breaks ? absl::UnavailableError("connection reset") : absl::OkStatus());
 }
 
 void FakeCoordinator::AddJob(v1::Job job) {

@@ -34,7 +34,17 @@ class FakeCoordinator {
   void AddNode(const v1::Node& node);
   // The next so many submits are stored, and their answers lost.
   void LoseSubmitAnswers(int count);
+  void LoseRetryAnswers(int count);
   void RefuseSubmits(const absl::Status& status);
+  // Every watch breaks after so many events; 0: none does.
+  void BreakWatchesAfter(size_t events);
+  // The next so many log streams break after what is there.
+  void BreakTails(int count);
+  void WaitForBrokenTails();        // all of them
+  void RefuseWatches(bool refuse);  // as a coordinator that has too many
+  // No heartbeat follows the stored events until SendHeartbeat.
+  void HoldHeartbeats();
+  void SendHeartbeat();
   // Ends every open watch as if the connection broke.
   void BreakWatches();
   // Of the cursors it gives and takes: another prefix is another store.
@@ -46,6 +56,7 @@ class FakeCoordinator {
   size_t jobs_stored() const;
   std::vector<v1::SubmitJobRequest> submitted() const;
   std::vector<std::string> notes() const;
+  std::vector<std::string> retries() const;  // request_ids
   std::vector<std::string> cursors() const;  // of watches, in order of opening
   void WaitForWatch(size_t count) const;     // until so many watches have been opened
 
@@ -77,6 +88,12 @@ class FakeCoordinator {
   std::map<std::string, std::pair<std::string, std::string>> requests_ ABSL_GUARDED_BY(mutex_);  // id -> job, payload
   std::vector<v1::SubmitJobRequest> submitted_ ABSL_GUARDED_BY(mutex_);
   int lose_answers_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t break_after_ ABSL_GUARDED_BY(mutex_) = 0;
+  int break_tails_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool refuse_watches_ ABSL_GUARDED_BY(mutex_) = false;
+  bool hold_heartbeats_ ABSL_GUARDED_BY(mutex_) = false;
+  int lose_retries_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<std::string> retries_ ABSL_GUARDED_BY(mutex_);  // their request_ids
   std::string cursor_prefix_ ABSL_GUARDED_BY(mutex_);
   int pages_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status refusal_ ABSL_GUARDED_BY(mutex_);

@@ -115,6 +115,19 @@ TEST_F(FollowTest, SurvivesARestartOfTheCoordinator) {
   EXPECT_EQ(Join(), 6);
 }
 
+TEST_F(FollowTest, ACoordinatorThatTakesNoWatchersIsAskedInstead) {
+  JumpingClock clock;
+  world_.clock = &clock;
+  AddRunningJob();
+  coordinator_.RefuseWatches(true);
+  Start({"wait", "shapes"});
+  coordinator_.WaitForWatch(4);  // by then the job was looked at
+  clock.Jump(11);
+  coordinator_.WaitForWatch(5);
+  Finish(v1::JOB_STATE_SUCCEEDED, v1::STAGE_STATE_SUCCEEDED);
+  EXPECT_EQ(Join(), 0) << err();
+}
+
 TEST_F(FollowTest, CtrlCLeavesTheJobAlone) {
   Start({"submit", WriteFile("job.yaml", kJobYaml), "--follow"});
   coordinator_.WaitForWatch(1);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "rpc/bad_request.h"
 #include "tests/unit/cli/cli_fixture.h"
@@ -210,6 +211,40 @@ TIME                 STAGE  ATTEMPT  EVENT            REASON
   const nlohmann::json json = nlohmann::json::parse(out());
   EXPECT_EQ(json["job"]["job_id"], "shapes-1");
   EXPECT_EQ(json["events"].size(), 2u);
+}
+
+TEST_F(JobVerbsTest, DescribeReadsALongTimelineAcrossBrokenStreams) {
+  AddJob("shapes-1", "shapes", v1::JOB_STATE_FAILED);
+  constexpr size_t kEvents = 1500;
+  for (size_t i = 0; i < kEvents; ++i) coordinator_.Emit("shapes-1", "", "event-" + std::to_string(i));
+  coordinator_.BreakWatchesAfter(400);
+  EXPECT_EQ(Run({"describe", "shapes", "-o", "json"}), 0) << err();
+  const nlohmann::json events = nlohmann::json::parse(out())["events"];
+  ASSERT_EQ(events.size(), kEvents);
+  for (size_t i = 0; i < kEvents; ++i) EXPECT_EQ(events[i]["kind"], "event-" + std::to_string(i));
+}
+
+TEST_F(JobVerbsTest, DescribeDoesNotTakeAPauseForTheEnd) {
+  AddJob("shapes-1", "shapes", v1::JOB_STATE_FAILED);
+  coordinator_.Emit("shapes-1", "", "job.submitted");
+  coordinator_.HoldHeartbeats();
+  int code = -1;
+  std::thread describe([&] { code = Run({"describe", "shapes", "-o", "json"}); });
+  coordinator_.WaitForWatch(1);
+  interrupt_.WaitFor(absl::Seconds(1));  // a slow disk
+  coordinator_.Emit("shapes-1", "", "job.failed");
+  coordinator_.SendHeartbeat();
+  describe.join();
+  EXPECT_EQ(code, 0) << err();
+  EXPECT_EQ(nlohmann::json::parse(out())["events"].size(), 2u);
+}
+
+TEST_F(JobVerbsTest, ARetryWhoseAnswerIsLostIsRepeatedAsTheSameRequest) {
+  AddJob("shapes-1", "shapes", v1::JOB_STATE_FAILED);
+  coordinator_.LoseRetryAnswers(2);
+  EXPECT_EQ(Run({"retry", "shapes", "--note", "disk is back"}), 0) << err();
+  EXPECT_THAT(coordinator_.retries(), ElementsAre("request-1", "request-1", "request-1"));
+  EXPECT_THAT(coordinator_.notes(), ElementsAre("disk is back"));
 }
 
 TEST_F(JobVerbsTest, CancelAndRetrySayWhatBecame) {

@@ -81,6 +81,24 @@ TEST_F(LogsTest, FollowReadsWhatIsAddedAndTheNextAttemptUntilTheStageEnds) {
   EXPECT_EQ(err(), "==> pretrain, attempt 1, rank 0 <==\n==> pretrain, attempt 2, rank 0 <==\n");
 }
 
+TEST_F(LogsTest, ARankThatWasSilentForLongIsFollowedOverABrokenStream) {
+  JumpingClock clock;
+  world_.clock = &clock;
+  SetStage("pretrain", v1::STAGE_STATE_ACTIVE, 1);
+  coordinator_.SetLog("pretrain", 1, 0, "one\n");
+  int code = -1;
+  std::thread thread([&] { code = Run({"logs", "shapes", "-f"}); });
+  EXPECT_TRUE(out_.WaitFor("one\n"));
+  clock.Jump(11);
+  coordinator_.BreakTails(3);
+  coordinator_.WaitForBrokenTails();
+  coordinator_.SetLog("pretrain", 1, 0, "one\ntwo\n");
+  EXPECT_TRUE(out_.WaitFor("one\ntwo\n"));
+  SetStage("pretrain", v1::STAGE_STATE_SUCCEEDED, 1);
+  thread.join();
+  EXPECT_EQ(code, 0) << err();
+}
+
 TEST_F(LogsTest, CtrlCLeaves) {
   SetStage("pretrain", v1::STAGE_STATE_ACTIVE, 1);
   coordinator_.SetLog("pretrain", 1, 0, "one\n");
