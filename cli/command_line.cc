@@ -20,6 +20,9 @@ namespace vlm::cli {
 namespace {
 
 constexpr char kJobHelp[] = "A job's id, or its name when only one job has it";
+constexpr char kVerbFooter[] =
+    "Every command also takes --state-dir, --coordinator, --token-file and -o;\n"
+    "`vlmctl --help` explains them and lists the exit codes.\n";
 constexpr char kStepHelp[] = "STAGE for its newest complete checkpoint, or STAGE@STEP";
 
 VerbResult Version(const Context& context) {
@@ -44,14 +47,17 @@ class Commands {
     app_.require_subcommand(1);
     app_.fallthrough();
     app_.footer(ExitCodesHelp());
-    app_.add_option("--state-dir", endpoint_.state_dir, "The coordinator's state folder: says its address and token");
-    app_.add_option("--coordinator", endpoint_.coordinator, "Its address (else VLM_COORDINATOR)");
-    app_.add_option("--token-file", endpoint_.token_file, "The user's token (else VLM_TOKEN_FILE)");
+    app_.add_option("--state-dir", endpoint_.state_dir, "The coordinator's state folder: says its address and token")
+        ->type_name("FOLDER");
+    app_.add_option("--coordinator", endpoint_.coordinator, "The coordinator's address (else VLM_COORDINATOR)")
+        ->type_name("ADDRESS");
+    app_.add_option("--token-file", endpoint_.token_file, "The user's token (else VLM_TOKEN_FILE)")->type_name("FILE");
     app_.add_option("-o,--output", format_, "How to print: table, json or yaml")
         ->transform(CLI::CheckedTransformer(std::map<std::string, OutputFormat>{{"table", OutputFormat::kTable},
                                                                                 {"json", OutputFormat::kJson},
                                                                                 {"yaml", OutputFormat::kYaml}})
-                        .description("table|json|yaml"));
+                        .description(""))
+        ->type_name("FORMAT");
     AddJobVerbs();
     AddWatchingVerbs();
     AddCheckpointVerbs();
@@ -76,6 +82,7 @@ class Commands {
                 std::function<VerbResult(const Context&)> run) {
     CLI::App* const verb = parent->add_subcommand(name, help);
     verb->fallthrough();
+    verb->footer(kVerbFooter);
     verbs_.push_back({verb, formats, [run = std::move(run)](const Context& context) -> absl::StatusOr<int> {
                         VLM_ASSIGN_OR_RETURN(const ExitCode code, run(context));
                         return static_cast<int>(code);
@@ -98,6 +105,7 @@ class Commands {
     CLI::Option* const follow = submit->add_flag("--follow", submit_.follow, "Stay and show progress until it ends");
     CLI::Option* const quiet = submit->add_flag("-q,--quiet", submit_.quiet, "Print the job's id alone");
     CLI::Option* const id_file = submit->add_option("--id-file", submit_.id_file, "File that gets the job's id");
+    id_file->type_name("FILE");
     submit->add_flag("--validate-only", submit_.validate_only, "Check only, here and at the coordinator; store nothing")
         ->excludes(follow)
         ->excludes(id_file);
@@ -111,32 +119,37 @@ class Commands {
                                       [this](const Context& context) { return CancelJob(context, job_, note_); });
     CLI::App* const retry = AddOfJob(&app_, "retry", "Runs the failed stages of a job again", true,
                                      [this](const Context& context) { return RetryJob(context, job_, note_); });
-    for (CLI::App* const verb : {cancel, retry}) verb->add_option("--note", note_, "Why; kept with the event");
+    for (CLI::App* const verb : {cancel, retry})
+      verb->add_option("--note", note_, "Why; kept with the event")->type_name("TEXT");
   }
 
   void AddWatchingVerbs() {
     CLI::App* const logs = Add(&app_, "logs", "What a rank of a stage wrote", false,
                                [this](const Context& context) { return Logs(context, logs_); });
     logs->add_option("JOB", logs_.job, kJobHelp)->required();
-    logs->add_option("--stage", logs_.stage, "Stage (else the one that runs, failed, or ran last)");
-    logs->add_option("--rank", logs_.rank, "Rank (else 0)")->check(CLI::Range(0, 1 << 20));
+    logs->add_option("--stage", logs_.stage, "Stage (else the one that runs, failed, or ran last)")->type_name("STAGE");
+    logs->add_option("--rank", logs_.rank, "Rank (else 0)")
+        ->check(CLI::Range(0, 1 << 20).description(""))
+        ->type_name("RANK");
     logs->add_flag("-f,--follow", logs_.follow, "Stay until the stage has ended");
     CLI::App* const wait = AddOfJob(&app_, "wait", "Waits until a job has ended", true,
                                     [this](const Context& context) { return WaitForJob(context, job_, timeout_); });
     wait->add_option_function<std::string>(
-        "--timeout",
-        [this](const std::string& text) {
-          if (!absl::ParseDuration(text, &timeout_) || timeout_ < absl::ZeroDuration()) {
-            throw CLI::ValidationError("--timeout", "expected a duration like 90s or 1h30m, got " + text);
-          }
-        },
-        "Give up after so long: 90s, 1h30m");
+            "--timeout",
+            [this](const std::string& text) {
+              if (!absl::ParseDuration(text, &timeout_) || timeout_ < absl::ZeroDuration()) {
+                throw CLI::ValidationError("--timeout", "expected a duration like 90s or 1h30m, got " + text);
+              }
+            },
+            "Give up after so long: 90s, 1h30m")
+        ->type_name("DURATION");
   }
 
   void AddCheckpointVerbs() {
     CLI::App* const group = app_.add_subcommand("checkpoint", "Checkpoints and artifacts of a job");
     group->require_subcommand(1);
     group->fallthrough();
+    group->footer(kVerbFooter);
     AddOfJob(group, "list", "Every step that is kept", true,
              [this](const Context& context) { return ListCheckpoints(context, job_); });
     CLI::App* const show = AddOfJob(group, "show", "One step and its files", true,
@@ -148,24 +161,32 @@ class Commands {
         AddOfJob(group, "export", "Copies a model into a new folder as Hugging Face lays it out", false,
                  [this](const Context& context) { return ExportCheckpoint(context, job_, step_, to_); });
     for (CLI::App* const verb : {show, verify, copy}) verb->add_option("STAGE[@STEP]", step_, kStepHelp)->required();
-    copy->add_option("--to", to_, "The new folder")->required();
+    copy->add_option("--to", to_, "The new folder")->required()->type_name("FOLDER");
   }
 
   void AddOtherVerbs() {
     CLI::App* const node = app_.add_subcommand("node", "Workers");
     node->require_subcommand(1);
     node->fallthrough();
+    node->footer(kVerbFooter);
     Add(node, "list", "Workers and their devices", true, [](const Context& context) { return ListNodes(context); });
     CLI::App* const chat = app_.add_subcommand("chat", "Asks a trained model about a picture");
     chat->fallthrough();
+    chat->footer("Its exit code is that of vlm-trainer.\n" + std::string(kVerbFooter));
     verbs_.push_back({chat, false, [this](const Context& context) { return Chat(context, chat_); }});
-    CLI::Option* const model = chat->add_option("--model", chat_.model, "Model folder");
-    CLI::Option* const job = chat->add_option("--job", chat_.job, "A job that trained one");
-    chat->add_option("--stage", chat_.stage, "Its stage (else the last that trained)")->needs(job);
+    CLI::Option* const model = chat->add_option("--model", chat_.model, "Model folder; or give --job");
+    model->type_name("FOLDER");
+    CLI::Option* const job = chat->add_option("--job", chat_.job, "A job that trained a model");
+    job->type_name("JOB");
+    chat->add_option("--stage", chat_.stage, "The job's stage (else the last that trained)")
+        ->needs(job)
+        ->type_name("STAGE");
     model->excludes(job);
-    chat->add_option("--image", chat_.image, "JPEG or PNG file")->required();
-    chat->add_option("--prompt", chat_.prompt, "The question")->required();
-    chat->add_option("--max-tokens", chat_.max_tokens, "Longest answer, in tokens")->check(CLI::Range(1, 4096));
+    chat->add_option("--image", chat_.image, "JPEG or PNG file")->required()->type_name("FILE");
+    chat->add_option("--prompt", chat_.prompt, "The question")->required()->type_name("TEXT");
+    chat->add_option("--max-tokens", chat_.max_tokens, "Longest answer, in tokens: 1 to 4096")
+        ->check(CLI::Range(1, 4096).description(""))
+        ->type_name("TOKENS");
     CLI::App* const render =
         Add(&app_, "render", "Prints a job file after composition, with the origin of each value", false,
             [this](const Context& context) { return Render(context, submit_.file, submit_.overrides); });
@@ -178,9 +199,10 @@ class Commands {
   }
 
   static void AddSet(CLI::App* verb, std::vector<std::string>* overrides) {
-    verb->add_option("--set", *overrides, "PATH=VALUE, over what the file says; may be repeated")
+    verb->add_option("--set", *overrides, "Over what the file says; may be repeated")
         ->take_all()
-        ->allow_extra_args(false);
+        ->allow_extra_args(false)
+        ->type_name("PATH=VALUE");
   }
 
   CLI::App app_;
@@ -194,16 +216,31 @@ class Commands {
   absl::Duration timeout_ = absl::InfiniteDuration();
 };
 
-// The first word that stands where a command must and is none; empty when there is no such word.
-std::string UnknownCommand(const std::vector<std::string>& arguments, const std::vector<std::string>& commands) {
+// How far the words are commands.
+struct Reached {
+  std::string path = "vlmctl";
+  std::vector<std::string> next;  // the commands that may follow
+  std::string unknown;            // stands where one of them must
+};
+Reached FollowCommands(CLI::App* app, const std::vector<std::string>& arguments) {
   const std::vector<std::string> with_value = {"--state-dir", "--coordinator", "--token-file", "-o", "--output"};
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const bool skips_next = std::find(with_value.begin(), with_value.end(), arguments[i]) != with_value.end();
-    if (skips_next) ++i;
-    if (skips_next || arguments[i].starts_with("-")) continue;
-    return std::find(commands.begin(), commands.end(), arguments[i]) == commands.end() ? arguments[i] : "";
+  Reached reached;
+  for (size_t i = 0;; ++i) {
+    reached.next.clear();
+    for (const CLI::App* const verb : app->get_subcommands([](CLI::App*) { return true; })) {
+      reached.next.push_back(verb->get_name());
+    }
+    while (i < arguments.size() && arguments[i].starts_with("-")) {
+      i += std::find(with_value.begin(), with_value.end(), arguments[i]) != with_value.end() ? 2 : 1;
+    }
+    if (i >= arguments.size() || reached.next.empty()) return reached;
+    if (std::find(reached.next.begin(), reached.next.end(), arguments[i]) == reached.next.end()) {
+      reached.unknown = arguments[i];
+      return reached;
+    }
+    reached.path += " " + arguments[i];
+    app = app->get_subcommand(arguments[i]);
   }
-  return "";
 }
 
 int ReportParseError(const World& world, Commands* commands, const std::vector<std::string>& arguments,
@@ -214,15 +251,12 @@ int ReportParseError(const World& world, Commands* commands, const std::vector<s
     world.terminal->Write(out.str());
     return static_cast<int>(ExitCode::kOk);
   }
-  std::vector<std::string> names;
-  for (const CLI::App* const verb : commands->app().get_subcommands([](CLI::App*) { return true; })) {
-    names.push_back(verb->get_name());
-  }
-  const std::string unknown = UnknownCommand(arguments, names);
-  const std::string nearest = unknown.empty() ? "" : spec::Nearest(unknown, names);
-  world.terminal->Error(absl::StrCat("vlmctl: ", unknown.empty() ? error.what() : "no such command: " + unknown));
-  world.terminal->Error(nearest.empty() ? "`vlmctl --help` lists commands and options"
-                                        : absl::StrCat("did you mean `vlmctl ", nearest, "`?"));
+  const Reached reached = FollowCommands(&commands->app(), arguments);
+  const std::string nearest = reached.unknown.empty() ? "" : spec::Nearest(reached.unknown, reached.next);
+  world.terminal->Error(
+      absl::StrCat("vlmctl: ", reached.unknown.empty() ? error.what() : "no such command: " + reached.unknown));
+  world.terminal->Error(nearest.empty() ? absl::StrCat("`", reached.path, " --help` lists commands and options")
+                                        : absl::StrCat("did you mean `", reached.path, " ", nearest, "`?"));
   return static_cast<int>(ExitCode::kUsage);
 }
 

@@ -11,6 +11,7 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
 
 using CommandLineTest = CliFixture;
 
@@ -20,7 +21,9 @@ TEST_F(CommandLineTest, HelpGoesToStandardOutputWithTheExitCodes) {
   EXPECT_THAT(out(), HasSubstr(ExitCodesHelp()));
   EXPECT_EQ(err(), "");
   EXPECT_EQ(Run({"checkpoint", "export", "--help"}), 0);
-  EXPECT_THAT(out(), HasSubstr("--to"));
+  EXPECT_THAT(out(), HasSubstr("--to FOLDER REQUIRED"));
+  EXPECT_THAT(out(), HasSubstr("also takes --state-dir"));
+  EXPECT_THAT(out(), Not(HasSubstr("Exit codes")));
 }
 
 TEST_F(CommandLineTest, WrongUseIsExitCode2WithAHint) {
@@ -38,6 +41,9 @@ TEST_F(CommandLineTest, WrongUseIsExitCode2WithAHint) {
       {{"submit", "a.yaml", "--follow", "-o", "json"}, "--follow is for people"},
       {{"submit", "a.yaml", "-q", "-o", "json"}, "exclude each other"},
       {{"get"}, "JOB is required"},
+      {{"get"}, "`vlmctl get --help` lists"},
+      {{"-o", "json", "checkpoint", "lst"}, "did you mean `vlmctl checkpoint list`?"},
+      {{"checkpoint", "zzzzzz"}, "no such command: zzzzzz"},
       {{"get", "a", "b"}, "b"},
       {{"list", "-o", "xml"}, "xml"},
       {{"wait", "a", "--timeout", "soon"}, "expected a duration like 90s or 1h30m, got soon"},
