@@ -23,8 +23,8 @@ namespace vlm::train {
 // Abort(), and FAILED_PRECONDITION naming both sides when peers disagree about operation, tag or size. After
 // any error the collective is unusable.
 //
-// Order of summation: contributions are added one by one in rank order (docs/training.md, order of
-// summation). The tag names what is being moved (a bucket) for error messages and the disagreement check.
+// Order of summation: contributions are added one by one in rank order (docs/architecture.md, the
+// way of a tensor). The tag names what is being moved (a bucket) for error messages and the disagreement check.
 class Collective {
  public:
   virtual ~Collective() = default;

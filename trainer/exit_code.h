@@ -1,4 +1,4 @@
-// Exit codes of vlm-trainer, by which the worker classes a failure (docs/operations.md lists them).
+// Exit codes of vlm-trainer, by which the worker classes a failure (worker/core/exit_class.h).
 #ifndef VLM_TRAINER_EXIT_CODE_H_
 #define VLM_TRAINER_EXIT_CODE_H_
 
