@@ -28,9 +28,11 @@ class OpenCalls {
     contexts_.insert(context);
     if (closed_) context->TryCancel();
   }
-  void Remove(grpc::ClientContext* context) {
+  // True when the channel is gone, so that a call may have been cancelled from this side.
+  bool Remove(grpc::ClientContext* context) {
     MutexLock lock(&mutex_);
     contexts_.erase(context);
+    return closed_;
   }
   void CancelAll() {
     MutexLock lock(&mutex_);
@@ -202,9 +204,13 @@ class GrpcChannel final : public Channel {
     open_->Add(&call->context);
     stub_.UnaryCall(&call->context, std::string(method), grpc::StubOptions(), &call->request, &call->response,
                     [call, open = open_, done = std::move(done)](const grpc::Status& status) {
-                      open->Remove(&call->context);
+                      const bool ours = open->Remove(&call->context);
                       if (status.ok()) {
                         done(FromByteBuffer(call->response));
+                      } else if (status.error_code() == grpc::StatusCode::CANCELLED && !ours) {
+                        // So gRPC ends what it has accepted and not begun when its server stops: no handler has seen
+                        // the call, or none has answered.
+                        done(absl::UnavailableError("the server stopped in the middle of the call"));
                       } else {
                         done(FromGrpc(status));
                       }

@@ -25,7 +25,8 @@ struct GrpcChannelOptions {
 };
 
 // A channel with a TCP (or Unix) connection of its own, made on first use. Destroying it cancels what is open;
-// callbacks may still arrive shortly after, so what they refer to must be owned by them.
+// callbacks may still arrive shortly after, so what they refer to must be owned by them. A call that is cut off because
+// the server stops is UNAVAILABLE: CANCELLED is told only after the channel was destroyed.
 // INVALID_ARGUMENT for an address that is not this machine's, or has no port.
 absl::StatusOr<std::unique_ptr<Channel>> NewGrpcChannel(const GrpcChannelOptions& options);
 

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <thread>
 
+#include "base/mutex.h"
 #include "rpc/grpc_channel.h"
 #include "tests/unit/rpc/waiting_receiver.h"
 
@@ -52,6 +53,44 @@ TEST(GrpcServerTest, UnixSocketIsPrivateAndNeverStolen) {
   EXPECT_TRUE(absl::IsAlreadyExists(second)) << second;
   auto channel = NewGrpcChannel({.address = "unix:" + path});
   EXPECT_TRUE(CallAndWait(channel->get(), "/grpc.health.v1.Health/Check", "", {}).ok());
+}
+
+TEST(GrpcServerTest, AServerThatStopsIsUnavailableToWhoeverIsCalling) {
+  constexpr int kRounds = 60, kCalls = 5;
+  for (int round = 0; round < kRounds; ++round) {
+    Mutex mutex;
+    CondVar changed;
+    std::vector<Respond> held;
+    std::vector<absl::Status> ends;
+    ServiceRegistry registry;
+    registry.unary["/t.T/Do"] = [&](const CallContext&, const std::string&, Respond respond) {
+      MutexLock lock(&mutex);
+      held.push_back(std::move(respond));
+    };
+    auto server = GrpcServer::Create({.address = "127.0.0.1:0"}, registry);
+    ASSERT_TRUE(server.ok()) << server.status();
+    auto channel = NewGrpcChannel({.address = (*server)->address()});
+    ASSERT_TRUE(CallAndWait(channel->get(), "/grpc.health.v1.Health/Check", "", {}).ok());
+    std::thread caller([&] {
+      for (int i = 0; i < kCalls; ++i) {
+        (*channel)->Call("/t.T/Do", "x", {.deadline = absl::Minutes(1)},
+                         [&](const absl::StatusOr<std::string>& answer) {
+                           MutexLock lock(&mutex);
+                           ends.push_back(answer.status());
+                           changed.NotifyAll();
+                         });
+      }
+    });
+    server->reset();  // while calls arrive
+    caller.join();
+    std::vector<Respond> unanswered;
+    {
+      MutexLock lock(&mutex);
+      while (ends.size() < kCalls) ASSERT_TRUE(changed.WaitFor(&mutex, absl::Seconds(60)));
+      unanswered.swap(held);
+    }
+    for (const absl::Status& end : ends) ASSERT_TRUE(absl::IsUnavailable(end)) << end << " in round " << round;
+  }
 }
 
 TEST(GrpcServerTest, ADeadProcessesSocketIsReplacedButAFileIsNot) {
