@@ -16,7 +16,6 @@ add_library(vlm::torch ALIAS vlm_torch)
 target_include_directories(vlm_torch SYSTEM INTERFACE
   "${_torch}/include" "${_torch}/include/torch/csrc/api/include"
   "${VLM_WHEELS_DIR}/nvidia/cu13/include")
-target_compile_definitions(vlm_torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
 target_link_libraries(vlm_torch INTERFACE
   "${_torch}/lib/libtorch_cpu.so" "${_torch}/lib/libc10.so")
 target_link_options(vlm_torch INTERFACE

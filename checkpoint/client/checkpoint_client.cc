@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "vlm/v1/checkpoint.pb.h"
 
 namespace vlm::checkpoint {
@@ -11,7 +12,7 @@ namespace {
 template <typename Response, typename Request>
 absl::StatusOr<Response> CallService(rpc::Channel* channel, const rpc::CallOptions& options, const char* method,
                                      const Request& request) {
-  return rpc::CallAndWait<Response>(channel, std::string("/vlm.v1.CheckpointService/") + method, request, options);
+  return rpc::CallAndWait<Response>(channel, absl::StrCat("/vlm.v1.CheckpointService/", method), request, options);
 }
 
 absl::Time FromTimestamp(const google::protobuf::Timestamp& stamp) {
