@@ -44,7 +44,11 @@ class PatchEmbeddingTape : public Tape {
     const c10::NoGradGuard no_grad;
     const at::Tensor dy = grad_outputs[0].contiguous();
     if (at::Tensor slot = sink->slots[kPosition]; slot.defined()) {
-      for (const at::Tensor& image : dy.chunk(images_, 0)) slot.add_(image);  // pictures in order
+      // Pictures in order, whatever their number; in bf16 a sum would soon be too large for one picture to move it.
+      const bool rounds = slot.scalar_type() == at::kBFloat16;
+      at::Tensor sum = rounds ? at::zeros(slot.sizes(), slot.options().dtype(at::kFloat)) : slot;
+      for (const at::Tensor& image : dy.chunk(images_, 0)) sum.add_(image);
+      if (rounds) slot.add_(sum);
     }
     GradSink flat;
     const at::Tensor weight_slot = sink->slots[kPatchWeight];

@@ -32,19 +32,19 @@ at::Tensor Embed(const at::Tensor& weight_VD, const at::Tensor& ids_N) { return 
 void AddEmbeddingGradient(const at::Tensor& dy_ND, const at::Tensor& ids_N, at::Tensor slot_VD) {
   const at::Tensor dy = dy_ND.contiguous(), ids = ids_N.contiguous();
   const at::ScalarType from = dy.scalar_type(), to = slot_VD.scalar_type();
-  if (!dy.is_cpu() || slot_VD.stride(1) != 1) {
-    slot_VD.index_add_(0, ids, dy.to(to));
-  } else if (from == at::kFloat && to == at::kFloat) {
-    AddRows<float, float>(dy, ids, slot_VD);
-  } else if (from == at::kDouble && to == at::kDouble) {
-    AddRows<double, double>(dy, ids, slot_VD);
-  } else if (from == at::kBFloat16 && to == at::kFloat) {
-    AddRows<at::BFloat16, float>(dy, ids, slot_VD);
-  } else {
+  if (to == at::kBFloat16) {
     // A sum in fp32, rounded once: repeated additions in bf16 would lose every small contribution.
     at::Tensor sum = at::zeros(slot_VD.sizes(), slot_VD.options().dtype(at::kFloat));
-    AddRows<float, float>(dy.to(at::kFloat), ids, sum);
+    AddEmbeddingGradient(dy, ids, sum);
     slot_VD.add_(sum);
+  } else if (!dy.is_cpu() || slot_VD.stride(1) != 1) {
+    slot_VD.index_add_(0, ids, dy.to(to));
+  } else if (from == at::kBFloat16 && to == at::kFloat) {
+    AddRows<at::BFloat16, float>(dy, ids, slot_VD);
+  } else if (to == at::kFloat) {
+    AddRows<float, float>(dy.to(at::kFloat), ids, slot_VD);
+  } else {
+    AddRows<double, double>(dy.to(at::kDouble), ids, slot_VD);
   }
 }
 

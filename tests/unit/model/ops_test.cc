@@ -216,6 +216,19 @@ TEST_F(OpsTest, RowGradients) {
   EXPECT_TRUE(at::equal(replaced[0], dy[0]));
 }
 
+// A bf16 sum of 1s ends at 256: the next one no longer moves it.
+TEST_F(OpsTest, Bf16RowGradientsOfManyTokensAreNotLost) {
+  for (const at::ScalarType type : {at::kBFloat16, at::kFloat}) {
+    at::Tensor slot = at::zeros({3, 2}, at::kBFloat16);
+    AddEmbeddingGradient(at::ones({400, 2}, type), at::full({400}, 1, at::kLong), slot);
+    EXPECT_TRUE(at::equal(slot[1], at::full({2}, 400, at::kBFloat16))) << slot;
+    EXPECT_TRUE(at::equal(slot[0], at::zeros({2}, at::kBFloat16)));
+    const at::Tensor strided = at::zeros({3, 4}, at::kBFloat16);
+    AddEmbeddingGradient(at::ones({400, 2}, type), at::full({400}, 1, at::kLong), strided.slice(1, 0, 4, 2));
+    EXPECT_EQ(strided[1][2].item<float>(), 400) << strided;
+  }
+}
+
 // ReplaceRows and LinearAdd have no backward of their own: autograd over the definition, against differences.
 TEST_F(OpsTest, ReplaceRowsAndLinearAddGradients) {
   const auto expect_gradients = [](std::vector<at::Tensor> leaves, const std::function<at::Tensor()>& f) {

@@ -2,6 +2,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "model/llava.h"
 #include "tests/unit/model/graph_runner.h"
 
@@ -199,6 +201,31 @@ TEST(PassTest, WithoutPicturesTheVisionPartHasNoGradient) {
       EXPECT_EQ(norm, 0) << graph->params[i].name;
     }
   }
+}
+
+// A bf16 sum of 1s ends at 256: the pictures after it would not count.
+TEST(VisionTest, Bf16PositionGradientsOfManyPicturesAreNotLost) {
+  constexpr int64_t kPictures = 400;
+  const LlavaConfig config = testing::SmallLlava();
+  const auto graph = BuildLlava(config);
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  const auto node =
+      std::find_if(graph->nodes.begin(), graph->nodes.end(), [](const Node& n) { return n.name == "vision.embed"; });
+  Params params;
+  for (const ParamId param : node->params) params.push_back(at::zeros(graph->params[param].shape, at::kBFloat16));
+  const int64_t side = config.vision.image_size;
+  MicroBatch batch;
+  batch.pixels = at::zeros({kPictures, 3, side, side}, at::kFloat);
+  UnitContext context;
+  context.batch = &batch;
+  const std::unique_ptr<Tape> tape =
+      node->unit->Record(context, params, std::vector<bool>(params.size(), true), {}, {}, Save::kGraph);
+  GradSink sink;
+  for (const at::Tensor& param : params) sink.slots.push_back(at::zeros_like(param));
+  tape->Backward({at::ones_like(tape->outputs()[0])}, &sink);
+  const at::Tensor& position = sink.slots[2];
+  ASSERT_EQ(position.size(0), config.vision.Patches());
+  EXPECT_TRUE(at::equal(position, at::full_like(position, kPictures))) << position[0][0];
 }
 
 }  // namespace

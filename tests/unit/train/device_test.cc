@@ -9,6 +9,7 @@
 #include "gang_run.h"
 #include "llava_run.h"
 #include "model/device_batch.h"
+#include "model/ops/rows.h"
 #include "thread_collective.h"
 #include "train/checkpoint_state.h"
 
@@ -69,6 +70,14 @@ TEST(DeviceStateTest, ASaveCopiesTheDevicesBytesOut) {
       EXPECT_TRUE(actual[i].tensors[t].bytes == expected[i].tensors[t].bytes) << expected[i].tensors[t].name;
     }
   }
+}
+
+// A bf16 sum of 1s ends at 256: the next one no longer moves it.
+TEST(DeviceOpsTest, Bf16RowGradientsOfManyTokensAreNotLost) {
+  const at::Tensor slot = at::zeros({3, 2}, at::kBFloat16).to(ForeignDevice());
+  const at::Tensor ids = at::full({400}, 1, at::kLong).to(ForeignDevice());
+  model::ops::AddEmbeddingGradient(at::ones({400, 2}, at::kBFloat16).to(ForeignDevice()), ids, slot);
+  EXPECT_TRUE(at::equal(slot.to(at::kCPU)[1], at::full({2}, 400, at::kBFloat16)));
 }
 
 TEST(DeviceBatchTest, TensorsThatAreThereAreShared) {
