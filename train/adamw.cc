@@ -56,7 +56,9 @@ absl::StatusOr<std::vector<Setting>> SettingsOfParameters(const model::Graph& gr
     settings[param] = {options.lr, decays ? options.weight_decay : 0.0};
   }
   for (const GroupRule& rule : options.rules) {
-    VLM_ASSIGN_OR_RETURN(const std::vector<bool> selected, SelectParameters(graph, rule.pattern));
+    VLM_ASSIGN_OR_RETURN(const std::vector<bool> selected, rule.naming == Naming::kGlob
+                                                               ? SelectByGlob(graph, rule.pattern)
+                                                               : SelectParameters(graph, rule.pattern));
     bool any = false;
     for (size_t param = 0; param < settings.size(); ++param) {
       if (!selected[param] || !trainable[param]) continue;

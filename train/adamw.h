@@ -14,10 +14,14 @@
 
 namespace vlm::train {
 
-// Overrides for the parameters a pattern names (train/selection.h); where several name one parameter the last wins.
+// How a rule's pattern names parameters (train/selection.h): SelectParameters, or SelectByGlob.
+enum class Naming { kSelection, kGlob };
+
+// Overrides for the parameters a pattern names; where several name one parameter the last wins.
 struct GroupRule {
   std::string pattern;
   std::optional<double> lr, weight_decay;
+  Naming naming = Naming::kSelection;
 };
 
 struct AdamWOptions {

@@ -19,14 +19,15 @@ bool IsOrBeginsWith(std::string_view name, std::string_view prefix) {
   return name.substr(0, prefix.size()) == prefix && (name.size() == prefix.size() || name[prefix.size()] == '.');
 }
 
-// '*' stands for any number of characters. Linear in the name for each star (greedy with one backtrack point).
+// '*' stands for any number of characters, '?' for one. Linear in the name for each star (greedy with one backtrack
+// point).
 bool WildcardMatches(std::string_view pattern, std::string_view name) {
   size_t p = 0, n = 0, star = std::string_view::npos, resume = 0;
   while (n < name.size()) {
     if (p < pattern.size() && pattern[p] == '*') {
       star = p++;
       resume = n;
-    } else if (p < pattern.size() && pattern[p] == name[n]) {
+    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == name[n])) {
       ++p;
       ++n;
     } else if (star != std::string_view::npos) {
@@ -76,12 +77,26 @@ absl::StatusOr<BlockRange> ParseRange(std::string_view pattern) {
   return range;
 }
 
-// One end of a range over `count` blocks, as in Python: negative ends count from the end, then it is clamped.
-absl::StatusOr<int64_t> RangeEnd(std::string_view text, int64_t absent, int64_t count, std::string_view pattern) {
-  if (text.empty()) return absent;
-  int64_t value = 0;
-  if (!absl::SimpleAtoi(absl::string_view(text.data(), text.size()), &value)) return Malformed(pattern);
-  return std::clamp<int64_t>(value < 0 ? value + count : value, 0, count);
+struct Blocks {
+  int64_t first = 0, last = 0;  // [first, last)
+};
+
+// The blocks that a range names among `count`, as in Python: negative numbers count from the end, the ends of a range
+// are clamped, a single number outside [-count, count) names nothing.
+absl::StatusOr<Blocks> Resolve(const BlockRange& range, int64_t count, std::string_view pattern) {
+  const auto end = [&](std::string_view text, int64_t absent, int64_t* value) {
+    *value = absent;
+    if (!text.empty() && !absl::SimpleAtoi(absl::string_view(text.data(), text.size()), value)) return false;
+    if (*value < 0) *value += count;
+    return true;
+  };
+  Blocks blocks;
+  if (!end(range.first, 0, &blocks.first) || !end(range.last, count, &blocks.last)) return Malformed(pattern);
+  if (range.single) {
+    if (blocks.first < 0 || blocks.first >= count) return Blocks{};
+    return Blocks{blocks.first, blocks.first + 1};
+  }
+  return Blocks{std::clamp<int64_t>(blocks.first, 0, count), std::clamp<int64_t>(blocks.last, 0, count)};
 }
 
 absl::StatusOr<std::vector<bool>> SelectNodesByRange(const Graph& graph, std::string_view pattern) {
@@ -90,15 +105,11 @@ absl::StatusOr<std::vector<bool>> SelectNodesByRange(const Graph& graph, std::st
   for (const model::Node& node : graph.nodes) {
     if (const auto number = NumberAfter(node.name, range.prefix)) count = std::max(count, *number + 1);
   }
-  VLM_ASSIGN_OR_RETURN(const int64_t first, RangeEnd(range.first, 0, count, pattern));
-  int64_t last = first + 1;
-  if (!range.single) {
-    VLM_ASSIGN_OR_RETURN(last, RangeEnd(range.last, count, count, pattern));
-  }
+  VLM_ASSIGN_OR_RETURN(const Blocks blocks, Resolve(range, count, pattern));
   std::vector<bool> selected(graph.nodes.size(), false);
   for (size_t node = 0; node < graph.nodes.size(); ++node) {
     const auto number = NumberAfter(graph.nodes[node].name, range.prefix);
-    selected[node] = number.has_value() && *number >= first && *number < last;
+    selected[node] = number.has_value() && *number >= blocks.first && *number < blocks.last;
   }
   return selected;
 }
@@ -134,6 +145,21 @@ absl::StatusOr<std::vector<bool>> SelectParameters(const Graph& graph, std::stri
   }
   if (std::find(selected.begin(), selected.end(), true) == selected.end()) return NothingNamed(graph, pattern);
   return selected;
+}
+
+absl::StatusOr<std::vector<bool>> SelectByGlob(const Graph& graph, std::string_view glob) {
+  std::vector<bool> selected(graph.params.size(), false);
+  for (size_t param = 0; param < selected.size(); ++param) {
+    selected[param] = WildcardMatches(glob, graph.params[param].name);
+  }
+  if (std::find(selected.begin(), selected.end(), true) != selected.end()) return selected;
+  std::vector<std::string> names;
+  for (const model::ParamSpec& param : graph.params) {
+    if (names.size() < kNamesInMessageMax) names.push_back(param.name);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("pattern matches no parameter's whole name, write * for a part of it: \"",
+                   absl::string_view(glob.data(), glob.size()), "\"; some names: ", absl::StrJoin(names, ", ")));
 }
 
 absl::StatusOr<std::vector<bool>> SelectTrainable(const Graph& graph, const std::vector<std::string>& patterns) {

@@ -146,6 +146,19 @@ TEST_F(GroupsTest, LaterRulesWin) {
   EXPECT_NE(table.ToString(graph_).find("lr 0.0005"), std::string::npos);
 }
 
+TEST_F(GroupsTest, AGlobIsNoNodeAndNoPrefix) {
+  AdamWOptions options;
+  options.lr = 1e-3;
+  options.rules = {{"*.layers.?.up.weight", 5e-4, std::nullopt, Naming::kGlob}};
+  const GroupTable table = Resolve(options).value();
+  EXPECT_EQ(Of(table, "language_model.layers.1.up.weight").lr, 5e-4);
+  EXPECT_EQ(Of(table, "language_model.layers.1.up.bias").lr, 1e-3);
+  options.rules[0].pattern = "llm";
+  EXPECT_EQ(Resolve(options).status().code(), absl::StatusCode::kInvalidArgument);
+  options.rules[0].naming = Naming::kSelection;
+  EXPECT_TRUE(Resolve(options).ok());
+}
+
 TEST_F(GroupsTest, RangesCoverExactlyTheTrainableParameters) {
   AdamWOptions options;
   options.lr = 1e-3;
