@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <string>
+#include <tuple>
 #include <utility>
 
 #include "model/decoder.h"
@@ -74,6 +76,39 @@ absl::Status CheckIndices(const at::Tensor& index, int64_t count, int64_t limit,
   return absl::OkStatus();
 }
 
+absl::Status CheckTargets(const MicroBatch& batch, int64_t vocab_size) {
+  const Counts& counts = batch.counts;
+  VLM_RETURN_IF_ERROR(CheckIndices(batch.target_index_K, counts.targets, counts.tokens, "target_index_K"));
+  VLM_RETURN_IF_ERROR(CheckIndices(batch.target_id_K, counts.targets, vocab_size, "target_id_K"));
+  if (counts.targets == 0) return absl::OkStatus();
+  const at::Tensor& weight = batch.target_weight_K;
+  if (!weight.defined() || weight.scalar_type() != at::kFloat || weight.dim() != 1 ||
+      weight.size(0) != counts.targets || !weight.isfinite().all().item<bool>()) {
+    return Bad("target_weight_K", "expected finite fp32 [" + std::to_string(counts.targets) + "]");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckImages(const MicroBatch& batch, const BatchLimits& limits) {
+  const Counts& counts = batch.counts;
+  if (counts.vision_tokens != counts.images * limits.image_tokens) {
+    return Bad("counts.vision_tokens", "expected " + std::to_string(limits.image_tokens) + " for each of " +
+                                           std::to_string(counts.images) + " images, found " +
+                                           std::to_string(counts.vision_tokens));
+  }
+  VLM_RETURN_IF_ERROR(CheckIndices(batch.image_row_V, counts.vision_tokens, counts.tokens, "image_row_V"));
+  if (counts.images == 0) return absl::OkStatus();
+  const at::Tensor rows = std::get<0>(batch.image_row_V.sort());
+  if (at::diff(rows).eq(0).any().item<bool>()) return Bad("image_row_V", "expected distinct rows");
+  const at::Tensor& pixels = batch.pixels;
+  const std::vector<int64_t> shape = {counts.images, 3, limits.image_size, limits.image_size};
+  if (!pixels.defined() || pixels.scalar_type() != at::kFloat || pixels.sizes() != at::IntArrayRef(shape)) {
+    const std::string side = std::to_string(limits.image_size);
+    return Bad("pixels", "expected fp32 [" + std::to_string(counts.images) + ", 3, " + side + ", " + side + "]");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<Graph> BuildQwen2(const TextConfig& config) {
@@ -108,10 +143,10 @@ WeightsFile FileOf(std::string_view name) {
   return ParameterGroup(name) == "llm" ? WeightsFile::kLlm : WeightsFile::kVision;
 }
 
-absl::Status ValidateMicroBatch(const MicroBatch& batch, int64_t vocab_size, int64_t image_tokens) {
+absl::Status ValidateMicroBatch(const MicroBatch& batch, const BatchLimits& limits) {
   const Counts& counts = batch.counts;
   if (counts.tokens <= 0) return Bad("counts.tokens", "there must be at least one token");
-  VLM_RETURN_IF_ERROR(CheckIndices(batch.ids_N, counts.tokens, vocab_size, "ids_N"));
+  VLM_RETURN_IF_ERROR(CheckIndices(batch.ids_N, counts.tokens, limits.vocab_size, "ids_N"));
   VLM_RETURN_IF_ERROR(CheckIndices(batch.positions_N, counts.tokens, counts.tokens, "positions_N"));
   const std::vector<int64_t>& starts = batch.document_starts;
   if (static_cast<int64_t>(starts.size()) != counts.documents + 1 || starts.front() != 0 ||
@@ -119,19 +154,8 @@ absl::Status ValidateMicroBatch(const MicroBatch& batch, int64_t vocab_size, int
       std::adjacent_find(starts.begin(), starts.end(), std::greater_equal<>()) != starts.end()) {
     return Bad("document_starts", "expected documents + 1 ascending entries from 0 to the number of tokens");
   }
-  VLM_RETURN_IF_ERROR(CheckIndices(batch.target_index_K, counts.targets, counts.tokens, "target_index_K"));
-  VLM_RETURN_IF_ERROR(CheckIndices(batch.target_id_K, counts.targets, vocab_size, "target_id_K"));
-  if (counts.vision_tokens != counts.images * image_tokens) {
-    return Bad("counts.vision_tokens", "expected " + std::to_string(image_tokens) + " for each of " +
-                                           std::to_string(counts.images) + " images, found " +
-                                           std::to_string(counts.vision_tokens));
-  }
-  VLM_RETURN_IF_ERROR(CheckIndices(batch.image_row_V, counts.vision_tokens, counts.tokens, "image_row_V"));
-  if (counts.images == 0) return absl::OkStatus();
-  if (!batch.pixels.defined() || batch.pixels.dim() != 4 || batch.pixels.size(0) != counts.images) {
-    return Bad("pixels", "expected [" + std::to_string(counts.images) + ", 3, height, width]");
-  }
-  return absl::OkStatus();
+  VLM_RETURN_IF_ERROR(CheckTargets(batch, limits.vocab_size));
+  return CheckImages(batch, limits);
 }
 
 }  // namespace vlm::model

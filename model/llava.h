@@ -34,11 +34,18 @@ std::string_view ParameterGroup(std::string_view name);
 enum class WeightsFile { kLlm, kVision };
 WeightsFile FileOf(std::string_view name);
 
-// Checks what every unit assumes of a micro-batch, on the host: sizes of tensors against counts, document starts
-// ascending from 0 to N, image sizes, image rows and targets inside the token axis (reads these from a CPU tensor; call
-// it where batches are made, not per step on a device). `image_tokens` per image: 0 for a text-only model.
-// INVALID_ARGUMENT names the field.
-absl::Status ValidateMicroBatch(const MicroBatch& batch, int64_t vocab_size, int64_t image_tokens);
+// What a model takes. Without pictures the last two are 0.
+struct BatchLimits {
+  int64_t vocab_size = 0;
+  int64_t image_tokens = 0;  // of each picture
+  int64_t image_size = 0;    // height and width of each picture
+};
+
+// Checks what every unit assumes of a micro-batch, on the host: types and sizes of tensors against counts and limits,
+// document starts ascending from 0 to N, ids inside the vocabulary, positions, targets and image rows inside the token
+// axis, image rows distinct, weights finite (reads these from CPU tensors; call it where batches are made, not per step
+// on a device). Pixels' values are not looked at. INVALID_ARGUMENT names the field.
+absl::Status ValidateMicroBatch(const MicroBatch& batch, const BatchLimits& limits);
 
 }  // namespace vlm::model
 

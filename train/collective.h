@@ -15,6 +15,10 @@
 
 namespace vlm::train {
 
+// Of one operation. Longer than every phase in which the coordinator lets a rank be silent
+// (CoordinatorOptions::hang_*): a rank that hangs is found and named there, before those that wait for it give up.
+inline constexpr absl::Duration kCollectiveDeadline = absl::Minutes(15);
+
 // Buffers are cut into equal shards: rank r owns [r * n, (r + 1) * n), n = numel / world.
 //
 // One rank's handle. Every rank makes the same calls in the same order; calls of one rank do not overlap

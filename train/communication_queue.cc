@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "train/torch_edge.h"
+
 namespace vlm::train {
 
 struct Ticket::State {
@@ -73,7 +75,7 @@ void CommunicationQueue::Execute(Item item) {
     status = failed_;
   }
   if (status.ok()) {
-    status = item.call();
+    status = CatchTorch("communication", item.call);
     if (!status.ok()) {
       MutexLock lock(&mutex_);
       failed_ = status;

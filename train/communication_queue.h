@@ -31,7 +31,8 @@ class Ticket {
 
 // Submitted calls run one at a time in order of submission, so every rank that submits in the same order calls
 // its collective in the same order, overlap on or off. Submit from one thread. After a call has failed, later
-// ones are not run and their tickets carry the same error: a collective is unusable after an error.
+// ones are not run and their tickets carry the same error: a collective is unusable after an error. What a call throws
+// is its error, as StatusOfException (train/torch_edge.h).
 class CommunicationQueue {
  public:
   // `overlap` true: a second thread; false: Submit runs the call before it returns. `clock` outlives *this.

@@ -15,7 +15,13 @@ namespace vlm::train {
 //   gradients   c S + 4 P          c S + 4 P / W
 //   master      bf16: 4 P, fp32: 0 bf16: 4 P / W, fp32: 0 (a view of the parameters)
 //   moments     8 P                8 P / W
-// P, in gradients, master and moments, counts reached buckets only.
+// P, in gradients, master and moments, counts reached buckets only. Scratch is 4 times the largest bucket of P while
+// state is gathered for a save (zero 2, W > 1).
+//
+// Activations, on the CPU in fp32: one block more raises the peak by what it keeps until its backward. For a decoder
+// block (two norms, qkv, attention with its log-sum-exp, gate and up, their product, output; letters of model/graph.h)
+//   4 N (4 D + (2 H + 2 G) E + H + 3 F + 2),  with recompute 4 N D, its input alone;
+// for an encoder block of V patches  4 V (8 C + H + 2 F + 4),  with recompute 4 V C.
 struct ResidentBytes {
   int64_t parameters = 0, gradients = 0, master = 0, moments = 0;
   int64_t activations = 0;  // peak within the last micro-batch, when measured

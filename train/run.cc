@@ -3,42 +3,22 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
 #include <c10/core/Allocator.h>
-#include <c10/util/Exception.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
 #include <algorithm>
-#include <exception>
 #include <memory>
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "train/torch_edge.h"
 
 namespace vlm::train {
 namespace {
 
 using model::NodeId;
 using model::ValueId;
-
-// The only place where exceptions of LibTorch become statuses.
-template <typename Body>
-absl::Status CatchTorch(std::string_view direction, const model::Node& node, const Body& body) {
-  std::string what;
-  try {
-    return body();
-  } catch (const c10::Error& error) {
-    what = error.what_without_backtrace();
-  } catch (const std::exception& error) {
-    what = error.what();
-  }
-  const std::string message =
-      absl::StrCat(absl::string_view(direction.data(), direction.size()), " of node ", node.name, " failed: ", what);
-  const bool memory = absl::StrContains(what, "out of memory") || absl::StrContains(what, "can't allocate memory") ||
-                      absl::StrContains(what, "bad_alloc");
-  return memory ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
-}
 
 // Counts what this thread allocates and frees; LibTorch reports both while this is the profiler's state.
 class AllocationCounter final : public c10::MemoryReportingInfoBase {
@@ -131,7 +111,7 @@ class Runner {
     model::Values in;
     for (ValueId value : node.in) in.push_back(values_[value]);
     result_.nodes_run[id] = true;
-    return CatchTorch("forward", node, [&] {
+    return CatchTorch("forward of node " + node.name, [&] {
       model::Values out;
       if (schedule_.save[id] == model::Save::kNothing) {
         out = node.unit->Forward(Context(id), params, in);
@@ -172,10 +152,12 @@ class Runner {
     if (results.size() < 3 || !results[0].defined()) {
       return absl::InternalError("objectives read three results, logp_K, lse_K and mean_logit_K; the graph gave fewer");
     }
-    result_.loss = inputs_.objective->Loss(results, *inputs_.batch, inputs_.global);
-    const model::Values seeds = inputs_.objective->Seeds(*inputs_.batch, inputs_.global);
-    for (size_t i = 0; i < seeds.size(); ++i) gradients_[graph_.results[i]] = seeds[i];
-    return absl::OkStatus();
+    return CatchTorch("loss of micro-batch " + std::to_string(inputs_.batch->global_index), [&] {
+      result_.loss = inputs_.objective->Loss(results, *inputs_.batch, inputs_.global);
+      const model::Values seeds = inputs_.objective->Seeds(*inputs_.batch, inputs_.global);
+      for (size_t i = 0; i < seeds.size(); ++i) gradients_[graph_.results[i]] = seeds[i];
+      return absl::OkStatus();
+    });
   }
 
   absl::Status Backward(NodeId id) {
@@ -187,7 +169,7 @@ class Runner {
     if (std::none_of(grad_outputs.begin(), grad_outputs.end(), defined)) return absl::OkStatus();
     VLM_ASSIGN_OR_RETURN(model::GradSink sink, store_->Gradients(id));
     model::Values grad_inputs;
-    VLM_RETURN_IF_ERROR(CatchTorch("backward", node, [&] {
+    VLM_RETURN_IF_ERROR(CatchTorch("backward of node " + node.name, [&] {
       grad_inputs = tape->Backward(grad_outputs, &sink);
       return absl::OkStatus();
     }));

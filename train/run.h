@@ -28,8 +28,9 @@ struct RunResult {
   std::vector<bool> nodes_run;       // by node: whether its forward ran here
 };
 
-// One micro-step on this rank. Collective where the schedule communicates. INTERNAL or RESOURCE_EXHAUSTED (memory)
-// naming node and direction when LibTorch throws, FAILED_PRECONDITION from the store, errors of the collective.
+// One micro-step on this rank. Collective where the schedule communicates. StatusOfException (train/torch_edge.h)
+// naming node and direction, or the loss, when LibTorch throws, FAILED_PRECONDITION from the store, errors of the
+// collective.
 // After an error the step cannot be continued: the store's gradients are incomplete.
 absl::StatusOr<RunResult> Run(const Schedule& schedule, ParameterStore* store, const RunInputs& inputs,
                               const Clock* clock);

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/digest.h"
 #include "train/gradient_norm.h"
+#include "train/torch_edge.h"
 
 namespace vlm::train {
 namespace {
@@ -139,8 +140,9 @@ absl::StatusOr<TrainingStep::Accumulated> TrainingStep::RunMicroSteps(
     RunInputs inputs;
     inputs.objective = objective_.get();
     inputs.global.target_weight = header.target_weight;
-    inputs.measure_activations = options_.measure_activations;
     if (micro_step < static_cast<int64_t>(micro_batches.size())) inputs.batch = &micro_batches[micro_step];
+    inputs.measure_activations = options_.measure_activations;
+    if (inputs.batch != nullptr && std::exchange(measure_next_, false)) inputs.measure_activations = true;
     VLM_ASSIGN_OR_RETURN(const RunResult result, Run(schedule, store_, inputs, clock_));
     if (inputs.batch != nullptr) accumulated.losses.push_back(result.loss);
     accumulated.forward += result.forward;
@@ -195,8 +197,14 @@ absl::StatusOr<StepResult> TrainingStep::Step(const std::vector<model::MicroBatc
   if (announced_.empty()) return absl::FailedPreconditionError("no step is announced: call Announce before Step");
   const std::unique_ptr<Announced> announced = std::move(announced_.front());
   announced_.pop_front();
+  return CatchTorch(absl::StrCat("training step ", announced->step),
+                    [&] { return RunAnnounced(announced.get(), micro_batches); });
+}
+
+absl::StatusOr<StepResult> TrainingStep::RunAnnounced(Announced* announced,
+                                                      const std::vector<model::MicroBatch>& micro_batches) {
   const absl::Duration blocked = store_->queue()->blocked();
-  VLM_ASSIGN_OR_RETURN(const StepHeader header, Receive(announced.get(), micro_batches));
+  VLM_ASSIGN_OR_RETURN(const StepHeader header, Receive(announced, micro_batches));
   VLM_ASSIGN_OR_RETURN(Accumulated accumulated, RunMicroSteps(header, micro_batches));
   VLM_RETURN_IF_ERROR(JoinLosses(header, &accumulated));
   StepResult result;

@@ -65,8 +65,12 @@ class TrainingStep {
 
   // Runs the oldest announced step with this rank's micro-batches, ascending m, exactly those announced (none for a
   // rank that has none). Collective. Errors of ExchangeHeader, Run and the collective; INVALID_ARGUMENT when the
-  // micro-batches are not the announced ones. After an error the attempt must end.
+  // micro-batches are not the announced ones; StatusOfException (train/torch_edge.h) naming the step when LibTorch
+  // throws outside a node. After an error the attempt must end.
   absl::StatusOr<StepResult> Step(const std::vector<model::MicroBatch>& micro_batches);
+
+  // As options.measure_activations, for the next micro-batch of this rank only: costs once what that costs always.
+  void MeasureNextMicroBatch() { measure_next_ = true; }
 
   const GroupTable& groups() const;
   const std::string& plan_hash() const { return plan_hash_; }  // what the header compares
@@ -79,6 +83,7 @@ class TrainingStep {
                ParameterStore* store, const Clock* clock);
   std::string PlanHash() const;
   std::unique_ptr<Announced> Send(RankHeader header);
+  absl::StatusOr<StepResult> RunAnnounced(Announced* announced, const std::vector<model::MicroBatch>& micro_batches);
   absl::StatusOr<StepHeader> Receive(Announced* announced, const std::vector<model::MicroBatch>& micro_batches);
   absl::StatusOr<Accumulated> RunMicroSteps(const StepHeader& header,
                                             const std::vector<model::MicroBatch>& micro_batches);
@@ -95,6 +100,7 @@ class TrainingStep {
   std::deque<std::unique_ptr<Announced>> announced_;
   std::optional<uint64_t> last_announced_;
   uint64_t non_finite_steps_ = 0;
+  bool measure_next_ = false;
 };
 
 }  // namespace vlm::train

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/cord.h"
+#include "base/out_of_memory.h"
 
 namespace vlm::trainer {
 namespace {
@@ -20,6 +21,7 @@ absl::Status WithExitCode(const absl::Status& status, ExitCode code) {
 }
 
 ExitCode ExitCodeOf(const absl::Status& status) {
+  if (IsOutOfMemory(status)) return ExitCode::kOutOfMemory;
   if (const auto payload = status.GetPayload(kPayload); payload.has_value()) {
     return static_cast<ExitCode>(std::stoi(std::string(*payload)));
   }
@@ -28,6 +30,7 @@ ExitCode ExitCodeOf(const absl::Status& status) {
       return ExitCode::kOk;
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kAborted:
+    case absl::StatusCode::kDeadlineExceeded:  // of a wait for a peer or a service: who waited is not at fault
       return ExitCode::kPeerLost;
     case absl::StatusCode::kDataLoss:
       return ExitCode::kDamagedCheckpoint;

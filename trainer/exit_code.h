@@ -22,9 +22,10 @@ enum class ExitCode {
 // Marks an error with the code the process should end with; an inner mark stays. OK stays OK.
 absl::Status WithExitCode(const absl::Status& status, ExitCode code);
 
-// The mark of an error, or what its status code suggests: UNAVAILABLE and ABORTED peer lost, DATA_LOSS a damaged
-// checkpoint, RESOURCE_EXHAUSTED storage, FAILED_PRECONDITION incompatible, INVALID_ARGUMENT and NOT_FOUND a user's
-// error, all others a crash.
+// IsOutOfMemory (base/out_of_memory.h) out of memory, whatever else is marked; else the mark of the error, or what its
+// status code suggests: UNAVAILABLE, ABORTED and DEADLINE_EXCEEDED peer lost, DATA_LOSS a damaged checkpoint,
+// RESOURCE_EXHAUSTED storage, FAILED_PRECONDITION incompatible, INVALID_ARGUMENT and NOT_FOUND a user's error, all
+// others a crash.
 ExitCode ExitCodeOf(const absl::Status& status);
 
 }  // namespace vlm::trainer

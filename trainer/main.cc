@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <map>
 #include <string>
 
@@ -25,13 +24,7 @@ absl::Status RunAttempt(WorkerLink* link) {
   VLM_ASSIGN_OR_RETURN(const spec::Stage stage, spec::StageFromJson(link->assignment().stage_json));
   const checkpoint::CheckpointClient checkpoints(link->channel(), link->call_options());
   const StageContext context = {&link->assignment(), &stage, link, &checkpoints, PosixFileSystem(), RealClock()};
-  try {
-    return RunStage(context);
-  } catch (const std::bad_alloc&) {
-    return absl::InternalError("out of memory");
-  } catch (const std::exception& error) {  // LibTorch's, from where no narrower place catches them
-    return absl::InternalError(std::string("unexpected exception: ") + error.what());
-  }
+  return RunStage(context);
 }
 
 std::string Environment(const char* name) {

@@ -20,7 +20,7 @@
 namespace vlm::train {
 
 struct CollectiveOptions {
-  absl::Duration deadline = absl::Minutes(5);  // of each operation
+  absl::Duration deadline = kCollectiveDeadline;  // of each operation
   // Checks of a progress word before sleeping on it; 0 where ranks are at least as many as cores.
   int spins = 0;
   const Clock* clock = RealClock();  // outlives the collective

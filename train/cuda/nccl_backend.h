@@ -14,10 +14,10 @@
 namespace vlm::train {
 
 struct NcclOptions {
-  int device = 0;                              // index among the devices that this process sees
-  std::string unique_id;                       // NewUniqueId() of rank 0, the same on every rank
-  absl::Duration deadline = absl::Minutes(5);  // of each operation, connecting among them
-  const Clock* clock = RealClock();            // outlives the collective
+  int device = 0;                                 // index among the devices that this process sees
+  std::string unique_id;                          // NewUniqueId() of rank 0, the same on every rank
+  absl::Duration deadline = kCollectiveDeadline;  // of each operation, connecting among them
+  const Clock* clock = RealClock();               // outlives the collective
 };
 
 // Thread-safe; never destroyed.

@@ -1,9 +1,8 @@
-// The NCCL backend: a shared object of its own, entered by vlm_train_nccl_backend.
+// The NCCL backend: a shared object of its own, entered by vlm_train_nccl_backend. What LibTorch throws stays inside.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
-#include <c10/util/Exception.h>
 
 #include <atomic>
 #include <cstring>
@@ -15,23 +14,10 @@
 #include "train/collectives/operation.h"
 #include "train/cuda/nccl_communicator.h"
 #include "train/cuda/nccl_entry.h"
+#include "train/torch_edge.h"
 
 namespace vlm::train {
 namespace {
-
-// Nothing is thrown out of the shared object.
-template <typename Body>
-auto CatchTorch(std::string_view what, const Body& body) -> decltype(body()) {
-  try {
-    return body();
-  } catch (const c10::OutOfMemoryError& error) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(absl::string_view(what.data(), what.size()), " failed: ", error.what_without_backtrace()));
-  } catch (const c10::Error& error) {
-    return absl::InternalError(
-        absl::StrCat(absl::string_view(what.data(), what.size()), " failed: ", error.what_without_backtrace()));
-  }
-}
 
 // Only moved as bytes, but for the sums, which ATen makes.
 ncclResult_t SendBytes(const void* from, int64_t bytes, int peer, ncclComm_t communicator, cudaStream_t stream) {

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/out_of_memory.h"
 
 namespace vlm::train {
 namespace {
@@ -22,7 +24,7 @@ absl::string_view View(std::string_view text) { return {text.data(), text.size()
 absl::Status CudaStatus(cudaError_t result, std::string_view call) {
   if (result == cudaSuccess) return absl::OkStatus();
   const std::string message = absl::StrCat("CUDA call failed: ", View(call), ", ", cudaGetErrorString(result));
-  if (result == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
+  if (result == cudaErrorMemoryAllocation) return OutOfMemoryError(message);
   return absl::InternalError(message);
 }
 
@@ -96,6 +98,7 @@ absl::Status NcclCommunicator::status() const {
 absl::Status NcclCommunicator::NcclStatus(ncclResult_t result, std::string_view what) const {
   const std::string message = absl::StrCat("NCCL failed in ", View(what), ": ", ncclGetErrorString(result), ", ",
                                            ncclGetLastError(communicator_));
+  if (absl::StrContains(message, "out of memory")) return OutOfMemoryError(message);  // it has no result of its own
   if (result == ncclRemoteError) return absl::UnavailableError(message);
   if (result == ncclInvalidArgument || result == ncclInvalidUsage) return absl::InvalidArgumentError(message);
   return absl::InternalError(message);

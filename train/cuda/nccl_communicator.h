@@ -16,7 +16,7 @@
 
 namespace vlm::train {
 
-// OK, RESOURCE_EXHAUSTED for memory, else INTERNAL with CUDA's words.
+// OK, OutOfMemoryError (base/out_of_memory.h), else INTERNAL with CUDA's words.
 absl::Status CudaStatus(cudaError_t result, std::string_view call);
 // FAILED_PRECONDITION naming what is missing unless `device` can be used; INVALID_ARGUMENT for a device that is none.
 absl::Status CheckCudaDevice(int device);

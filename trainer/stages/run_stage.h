@@ -8,7 +8,7 @@
 namespace vlm::trainer {
 
 // Runs this rank's part of the context's stage to its end. UNIMPLEMENTED for a kind that this build does not know,
-// else the errors of the stage.
+// else the errors of the stage; what the stage throws is one of them (train/torch_edge.h).
 absl::Status RunStage(const StageContext& context);
 
 }  // namespace vlm::trainer

@@ -53,8 +53,9 @@ train::AdamWOptions OptimizerOf(const spec::TrainSettings& settings, const std::
     const bool present = std::find(groups.begin(), groups.end(), group) != groups.end();
     if (lr != settings.lr.end() && present) options.rules.push_back({PatternOf(group), lr->second, {}});
   }
-  for (const spec::ParameterRule& rule : settings.rules)
-    options.rules.push_back({rule.pattern, rule.lr, rule.weight_decay});
+  for (const spec::ParameterRule& rule : settings.rules) {
+    options.rules.push_back({rule.pattern, rule.lr, rule.weight_decay, train::Naming::kGlob});
+  }
   return options;
 }
 
@@ -147,6 +148,17 @@ absl::StatusOr<std::unique_ptr<train::Collective>> ConnectHosts(const StageConte
                      : train::NewTcpCollective(identity, std::move(sockets), options);
 }
 
+// Of one size and yet another tokenizer, every id would mean something else.
+absl::Status CheckTokenizer(const StageContext& context, const InputArtifact& parent, const IndexedData& data) {
+  VLM_ASSIGN_OR_RETURN(const std::string json,
+                       ReadFile(context.files, parent.folder + "/" + kTokenizerFile, data::kTokenizerJsonBytesMax));
+  if (Sha256Of(json).Hex() == data.manifest.render.tokenizer_digest) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("model and index were made with different tokenizers; index the data with the tokenizer of the "
+                   "model: model of stage ",
+                   parent.stage, ", index of stage ", data.artifact.stage));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<IndexedData>> OpenIndexedData(const StageContext& context, const std::string& stage) {
@@ -201,6 +213,7 @@ absl::StatusOr<ModelConfig> TrainingModelConfig(const StageContext& context, con
     absl::StatusOr<ModelConfig> read = ReadModelConfig(context.files, artifact.folder);
     if (!read.ok()) return Annotate(read.status(), artifact.folder + "/config.json");
     config = *std::move(read);
+    VLM_RETURN_IF_ERROR(CheckTokenizer(context, artifact, data));
   }
   if (settings.vision.has_value()) {
     model::LlavaConfig llava;
@@ -254,27 +267,25 @@ absl::StatusOr<std::unique_ptr<train::Collective>> ConnectRanks(const StageConte
   return nccl->Connect({.unique_id = endpoints[0].nccl_unique_id, .clock = context.clock}, std::move(host));
 }
 
-absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const ModelConfig& config, at::Device device,
-                                            std::unique_ptr<train::Collective> collective, uint64_t steps) {
+absl::Status BuildTraining(const StageContext& context, const ModelConfig& config, at::Device device, uint64_t steps,
+                           TrainingParts* parts) {
   const spec::TrainSettings& settings = context.stage->training().train;
-  TrainingParts parts;
   VLM_ASSIGN_OR_RETURN(model::Graph graph, config.Build());
-  parts.graph = std::make_unique<model::Graph>(std::move(graph));
-  parts.collective = std::move(collective);
-  parts.queue = std::make_unique<train::CommunicationQueue>(settings.overlap, context.clock);
+  parts->graph = std::make_unique<model::Graph>(std::move(graph));
+  parts->queue = std::make_unique<train::CommunicationQueue>(settings.overlap, context.clock);
   VLM_ASSIGN_OR_RETURN(const std::vector<bool> trainable,
-                       train::SelectTrainable(*parts.graph, TrainablePatterns(settings)));
+                       train::SelectTrainable(*parts->graph, TrainablePatterns(settings)));
   const train::StoreOptions store = {
       .zero = settings.zero == 0 ? train::ZeroLevel::kZero0 : train::ZeroLevel::kZero2,
       .compute = settings.precision == spec::Precision::kBf16 ? at::kBFloat16 : at::kFloat,
       .device = device};
-  VLM_ASSIGN_OR_RETURN(
-      parts.store, train::ParameterStore::Create(parts.graph.get(),
-                                                 train::PlanBuckets(*parts.graph, trainable, parts.collective->world()),
-                                                 store, parts.collective.get(), parts.queue.get()));
+  VLM_ASSIGN_OR_RETURN(parts->store,
+                       train::ParameterStore::Create(
+                           parts->graph.get(), train::PlanBuckets(*parts->graph, trainable, parts->collective->world()),
+                           store, parts->collective.get(), parts->queue.get()));
   train::TrainingOptions options;
   options.seed = context.stage->seed;
-  options.optimizer = OptimizerOf(settings, TrainableGroups(*parts.graph, trainable));
+  options.optimizer = OptimizerOf(settings, TrainableGroups(*parts->graph, trainable));
   options.lr_schedule = {.shape = ShapeOf(settings.schedule.kind),
                          .warmup_steps = settings.schedule.warmup,
                          .total_steps = static_cast<int64_t>(steps),
@@ -283,8 +294,8 @@ absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const M
   options.label_smoothing = settings.label_smoothing;
   options.vocabulary = config.text.vocab_size;
   options.plan.recompute = settings.recompute;
-  VLM_ASSIGN_OR_RETURN(parts.step, train::TrainingStep::Create(options, parts.store.get(), context.clock));
-  return parts;
+  VLM_ASSIGN_OR_RETURN(parts->step, train::TrainingStep::Create(options, parts->store.get(), context.clock));
+  return absl::OkStatus();
 }
 
 absl::Status LoadStart(const StageContext& context, const ModelConfig& config, train::ParameterStore* store) {

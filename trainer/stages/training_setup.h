@@ -59,8 +59,10 @@ struct TrainingParts {
   std::unique_ptr<train::ParameterStore> store;
   std::unique_ptr<train::TrainingStep> step;
 };
-absl::StatusOr<TrainingParts> BuildTraining(const StageContext& context, const ModelConfig& config, at::Device device,
-                                            std::unique_ptr<train::Collective> collective, uint64_t steps);
+// Makes the rest around `parts->collective`, which is there already and stays on an error: the other ranks are told
+// through it.
+absl::Status BuildTraining(const StageContext& context, const ModelConfig& config, at::Device device, uint64_t steps,
+                           TrainingParts* parts);
 
 // Starting values: drawn for every parameter, then those of earlier stages over them; or, on a resume, the whole
 // state. DATA_LOSS and INVALID_ARGUMENT name tensor and folder.

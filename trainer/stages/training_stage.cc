@@ -17,6 +17,7 @@
 #include "model/llava.h"
 #include "train/checkpoint_files.h"
 #include "train/checkpoint_state.h"
+#include "train/end_together.h"
 #include "trainer/exit_code.h"
 #include "trainer/stages/training_setup.h"
 
@@ -52,11 +53,7 @@ class TrainingRun {
 
   // On an error the other ranks are told why before this one leaves.
   absl::Status Run() {
-    absl::Status status = Train();
-    if (!status.ok() && parts_.collective != nullptr) {
-      parts_.collective->Abort(std::string_view(status.message().data(), status.message().size()));
-    }
-    return status;
+    return train::EndTogether([this] { return parts_.collective.get(); }, [this] { return Train(); });
   }
 
  private:
@@ -68,9 +65,11 @@ class TrainingRun {
         plan_->batches, data_->reader.get(), cursor_, first_step(),
         {.rank = context_.assignment->rank, .world = context_.assignment->world, .last_step = LastStep()});
     VLM_ASSIGN_OR_RETURN(std::optional<data::Loader::Step> current, LoadAndAnnounce(first_step()));
+    parts_.step->MeasureNextMicroBatch();
     while (current.has_value()) {
       VLM_ASSIGN_OR_RETURN(std::optional<data::Loader::Step> next, LoadAndAnnounce(current->step + 1));
       VLM_RETURN_IF_ERROR(OneStep(*current));
+      if (current->step == first_step() || !next.has_value()) LogLedger(current->step);
       current = std::move(next);
     }
     context_.link->SetPhase(Phase::kPublish);
@@ -80,7 +79,12 @@ class TrainingRun {
   uint64_t LastStep() const {
     return context_.last_step > 0 ? std::min<uint64_t>(context_.last_step, plan_->steps) : plan_->steps;
   }
-  int64_t image_tokens() const { return config_.llava.has_value() ? config_.llava->ImageTokens() : 0; }
+  model::BatchLimits limits() const {
+    if (!config_.llava.has_value()) return {.vocab_size = config_.text.vocab_size};
+    return {.vocab_size = config_.text.vocab_size,
+            .image_tokens = config_.llava->ImageTokens(),
+            .image_size = config_.llava->vision.image_size};
+  }
   uint64_t first_step() const { return context_.assignment->resume_step + 1; }
 
   absl::Status SetUp() {
@@ -92,8 +96,8 @@ class TrainingRun {
     VLM_ASSIGN_OR_RETURN(config_, TrainingModelConfig(context_, *data_));
     VLM_RETURN_IF_ERROR(ReadTrainerState());
     VLM_ASSIGN_OR_RETURN(device_, OpenDevice(context_));
-    VLM_ASSIGN_OR_RETURN(std::unique_ptr<train::Collective> collective, ConnectRanks(context_));
-    VLM_ASSIGN_OR_RETURN(parts_, BuildTraining(context_, config_, device_, std::move(collective), plan_->steps));
+    VLM_ASSIGN_OR_RETURN(parts_.collective, ConnectRanks(context_));
+    VLM_RETURN_IF_ERROR(BuildTraining(context_, config_, device_, plan_->steps, &parts_));
     context_.link->WatchCollective([collective = parts_.collective.get()] { return collective->sequence(); });
     VLM_RETURN_IF_ERROR(LoadStart(context_, config_, parts_.store.get()));
     VLM_ASSIGN_OR_RETURN(cursor_, data::Cursor::Decode(context_.assignment->resume_cursor));
@@ -103,11 +107,16 @@ class TrainingRun {
       if (file.rank == context_.assignment->rank) snapshot_bytes_max_ += static_cast<uint64_t>(file.bytes);
     }
     std::sort(frozen_files_.begin(), frozen_files_.end());
-    std::fprintf(stderr, "%s: %llu steps, rank %d of %d, schedule %s\n%s\n%s\n", context_.stage->name.c_str(),
+    std::fprintf(stderr, "%s: %llu steps, rank %d of %d, schedule %s\n%s\n", context_.stage->name.c_str(),
                  static_cast<unsigned long long>(plan_->steps), context_.assignment->rank, context_.assignment->world,
-                 parts_.step->plan_hash().c_str(), parts_.step->groups().ToString(*parts_.graph).c_str(),
-                 parts_.store->ledger().ToString().c_str());
+                 parts_.step->plan_hash().c_str(), parts_.step->groups().ToString(*parts_.graph).c_str());
     return absl::OkStatus();
+  }
+
+  // After a step: before the first, nothing is known of activations and communication.
+  void LogLedger(uint64_t step) const {
+    std::fprintf(stderr, "bytes of rank %d after step %llu\n%s", context_.assignment->rank,
+                 static_cast<unsigned long long>(step), parts_.store->ledger().ToString().c_str());
   }
 
   // The step's micro-batches, announced to the other ranks; nothing after the last step.
@@ -120,7 +129,7 @@ class TrainingRun {
     std::vector<train::MicroBatchHeader> headers;
     for (const data::HostMicroBatch& host : loaded->mine) {
       const model::MicroBatch batch = ToMicroBatch(host, data_->pixels);
-      const absl::Status valid = model::ValidateMicroBatch(batch, config_.text.vocab_size, image_tokens());
+      const absl::Status valid = model::ValidateMicroBatch(batch, limits());
       VLM_RETURN_IF_ERROR(WithExitCode(valid, ExitCode::kBadData));
       headers.push_back(train::Describe(batch));
     }
@@ -212,7 +221,10 @@ class TrainingRun {
     // A rank ends only after its last save is committed as a whole.
     save.wait_for_commit = save.step.final || step == context_.last_step;
     VLM_ASSIGN_OR_RETURN(const bool begun, BeginTogether(&save));
-    if (!begun) return absl::OkStatus();
+    if (!begun) {
+      context_.link->SetPhase(Phase::kStep);  // its limit on silence is far shorter than a save's
+      return absl::OkStatus();
+    }
     VLM_RETURN_IF_ERROR(CopyState(&save));
     if (save.rank == 0) VLM_RETURN_IF_ERROR(AddSmallFiles(step, next, &save.files));
     save.done = [this, step, folder = save.folder](const checkpoint::SaveResult& result) {

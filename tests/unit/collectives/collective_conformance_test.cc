@@ -5,10 +5,16 @@
 
 #include <atomic>
 #include <cmath>
+#include <functional>
+#include <new>
 #include <thread>
 
+#include "base/out_of_memory.h"
 #include "base/random.h"
+#include "coordinator/core/options.h"
 #include "tests/unit/collectives/collective_group.h"
+#include "train/cuda/nccl_backend.h"
+#include "train/end_together.h"
 
 namespace vlm::train {
 namespace {
@@ -79,7 +85,9 @@ TEST_P(CollectiveTest, ARankMayContributeNothing) {
     const at::Tensor send = at::full({100 * world}, contributes ? 1.0f : std::nanf(""));
     VLM_RETURN_IF_ERROR(collective->ReduceScatterAdd(send, contributes, accumulator, "gradient"));
     EXPECT_TRUE(at::equal(accumulator, at::full({100}, static_cast<float>(world - 1))));
-    if (world == 1) EXPECT_TRUE(std::signbit(accumulator[0].item<float>()));
+    if (world == 1) {
+      EXPECT_TRUE(std::signbit(accumulator[0].item<float>()));
+    }
     return absl::OkStatus();
   });
 }
@@ -146,17 +154,50 @@ INSTANTIATE_TEST_SUITE_P(All, CollectiveTest,
                                            Group{Transport::kTcp, 2}, Group{Transport::kTcp, 3}),
                          NameOf);
 
+// Long enough for any machine; a wait that takes it fails the test instead of standing until CTest ends it.
+constexpr absl::Duration kPatience = absl::Seconds(60);
+
+[[nodiscard]] bool Eventually(const std::function<bool()>& done) {
+  const absl::Duration end = RealClock()->Monotonic() + kPatience;
+  while (!done()) {
+    if (RealClock()->Monotonic() >= end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+// Stands still while ranks connect, so that no deadline can pass; runs from Start on.
+class HeldClock final : public Clock {
+ public:
+  absl::Duration Monotonic() const override {
+    return started_ ? RealClock()->Monotonic() - start_ : absl::ZeroDuration();
+  }
+  absl::Time Wall() const override { return absl::UnixEpoch(); }
+  void Start() {
+    start_ = RealClock()->Monotonic();
+    started_ = true;
+  }
+
+ private:
+  absl::Duration start_;
+  std::atomic<bool> started_{false};
+};
+
 class CollectiveFailureTest : public ::testing::TestWithParam<Transport> {};
 
 TEST_P(CollectiveFailureTest, ALateRankEndsInADeadlineThatNamesIt) {
+  HeldClock clock;
   std::atomic<bool> first_done{false};
+  const CollectiveOptions options{.deadline = absl::Milliseconds(200), .clock = &clock};
   const std::vector<absl::Status> statuses =
-      RunRanks(GetParam(), 2, {absl::Milliseconds(200)}, [&](Collective* collective) -> absl::Status {
+      RunRanks(GetParam(), 2, options, [&](Collective* collective) -> absl::Status {
+        absl::Status status = collective->Barrier("connected");
         if (collective->rank() == 1) {
-          while (!first_done) std::this_thread::yield();
-          return absl::OkStatus();
+          EXPECT_TRUE(Eventually([&] { return first_done.load(); }));
+          return status;
         }
-        const absl::Status status = collective->Barrier("start");
+        clock.Start();
+        if (status.ok()) status = collective->Barrier("start");
         first_done = true;
         return status;
       });
@@ -181,12 +222,12 @@ TEST_P(CollectiveFailureTest, HealthShowsADeadRankWithoutAnOperation) {
       RunRanks(GetParam(), 2, {absl::Minutes(5)}, [&](Collective* collective) -> absl::Status {
         VLM_RETURN_IF_ERROR(collective->Barrier("start"));
         if (collective->rank() == 1) {
-          while (!seen_alive) std::this_thread::yield();
+          EXPECT_TRUE(Eventually([&] { return seen_alive.load(); }));
           return absl::OkStatus();  // its collective is destroyed
         }
         EXPECT_TRUE(collective->health().ok()) << collective->health();
         seen_alive = true;
-        while (collective->health().ok()) std::this_thread::yield();
+        EXPECT_TRUE(Eventually([&] { return !collective->health().ok(); }));
         return collective->health();
       });
   EXPECT_EQ(statuses[0].code(), absl::StatusCode::kUnavailable) << statuses[0];
@@ -197,7 +238,7 @@ TEST_P(CollectiveFailureTest, HealthShowsAnAbort) {
   RunRanks(GetParam(), 2, {absl::Minutes(5)}, [&](Collective* collective) -> absl::Status {
     VLM_RETURN_IF_ERROR(collective->Barrier("start"));
     if (collective->rank() == 0) collective->Abort("the worker is going away");
-    while (collective->health().ok()) std::this_thread::yield();
+    EXPECT_TRUE(Eventually([&] { return !collective->health().ok(); }));
     if (collective->rank() == 0) {
       EXPECT_EQ(collective->health().code(), absl::StatusCode::kAborted);
     }
@@ -225,13 +266,12 @@ TEST_P(CollectiveFailureTest, AbortEndsAWaitAndEverythingAfter) {
   std::atomic<Collective*> waiting{nullptr};
   std::atomic<bool> ended{false};
   std::thread aborter([&] {
-    while (waiting.load() == nullptr) std::this_thread::yield();
-    waiting.load()->Abort("the worker is going away");
+    if (Eventually([&] { return waiting.load() != nullptr; })) waiting.load()->Abort("the worker is going away");
   });
   const std::vector<absl::Status> statuses =
       RunRanks(GetParam(), 2, {absl::Minutes(5)}, [&](Collective* collective) -> absl::Status {
         if (collective->rank() == 1) {
-          while (!ended) std::this_thread::yield();
+          EXPECT_TRUE(Eventually([&] { return ended.load(); }));
           return collective->Barrier("later");
         }
         waiting = collective;
@@ -245,23 +285,50 @@ TEST_P(CollectiveFailureTest, AbortEndsAWaitAndEverythingAfter) {
   EXPECT_FALSE(statuses[1].ok());
 }
 
-// Each rank ends as the trainer does: it says why before it leaves.
-TEST_P(CollectiveFailureTest, WhoFailsTellsItsPeersWhy) {
-  const std::vector<absl::Status> statuses =
-      RunRanks(GetParam(), 3, {absl::Minutes(5)}, [](Collective* collective) -> absl::Status {
-        absl::Status status = collective->Barrier("start");
-        if (collective->rank() == 1) {
-          status = absl::DataLossError("shard 7 is damaged");
-        } else if (status.ok()) {
-          status = collective->Barrier("next");
-        }
-        collective->Abort(std::string_view(status.message().data(), status.message().size()));
-        return status;
-      });
+// Three ranks end as the trainer's do, rank 1 by `fail`. The others hear `reason`; returns what rank 1 ends with.
+absl::Status EndOfRank1(Transport transport, const std::function<absl::Status()>& fail, const std::string& reason) {
+  const std::vector<absl::Status> statuses = RunRanks(transport, 3, {absl::Minutes(5)}, [&](Collective* collective) {
+    return EndTogether([&] { return collective; },
+                       [&]() -> absl::Status {
+                         VLM_RETURN_IF_ERROR(collective->Barrier("start"));
+                         return collective->rank() == 1 ? fail() : collective->Barrier("next");
+                       });
+  });
   for (const int rank : {0, 2}) {
     const absl::Status& status = statuses[static_cast<size_t>(rank)];
     EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1: shard 7 is damaged"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1: " + reason));
+  }
+  return statuses[1];
+}
+
+TEST_P(CollectiveFailureTest, WhoFailsTellsItsPeersWhy) {
+  const absl::Status damage = absl::DataLossError("shard 7 is damaged");
+  EXPECT_EQ(EndOfRank1(GetParam(), [&] { return damage; }, "shard 7 is damaged"), damage);
+}
+
+TEST_P(CollectiveFailureTest, WhoThrowsTellsItsPeersWhyToo) {
+  const auto mistake = []() -> absl::Status { TORCH_CHECK(false, "sizes do not match"); };
+  const absl::Status status = EndOfRank1(GetParam(), mistake, "training failed: sizes do not match");
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  const auto no_memory = []() -> absl::Status { throw std::bad_alloc(); };
+  EXPECT_TRUE(IsOutOfMemory(EndOfRank1(GetParam(), no_memory, "training failed: out of memory")));
+}
+
+TEST(EndTogetherTest, AFailureBeforeRanksAreConnectedIsTheirs) {
+  const auto nobody = [] { return static_cast<Collective*>(nullptr); };
+  EXPECT_EQ(EndTogether(nobody, [] { return absl::NotFoundError("no manifest"); }).message(), "no manifest");
+  EXPECT_TRUE(EndTogether(nobody, [] { return absl::OkStatus(); }).ok());
+}
+
+// A rank that hangs is to be found where it hangs, not by those that wait for it.
+TEST(CollectiveDeadlineTest, IsLongerThanEverySilenceThatTheCoordinatorAllows) {
+  const coordinator::CoordinatorOptions allowed;
+  for (const absl::Duration silence :
+       {allowed.start_timeout, allowed.hang_init, allowed.hang_load, allowed.hang_eval, allowed.hang_save,
+        allowed.hang_publish, allowed.hang_first_steps, allowed.hang_step_min}) {
+    EXPECT_GT(CollectiveOptions().deadline, silence);
+    EXPECT_GT(NcclOptions().deadline, silence);
   }
 }
 
@@ -302,7 +369,7 @@ TEST_P(CollectiveFailureTest, DeadlinesAreOfTheGivenClock) {
                                                           first_done = true;
                                                           return status;
                                                         }
-                                                        while (!first_done) std::this_thread::yield();
+                                                        EXPECT_TRUE(Eventually([&] { return first_done.load(); }));
                                                         return absl::OkStatus();
                                                       });
   EXPECT_EQ(statuses[0].code(), absl::StatusCode::kDeadlineExceeded) << statuses[0];

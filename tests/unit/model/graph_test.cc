@@ -93,10 +93,11 @@ TEST(GraphTest, GroupsAndFilesFollowTheName) {
 TEST(MicroBatchTest, InconsistentBatchesAreNamed) {
   const LlavaConfig config = testing::SmallLlava();
   const MicroBatch good = testing::RandomBatch(config, {{12, 1}, {5, 0}}, 1);
+  const BatchLimits limits = {config.text.vocab_size, config.ImageTokens(), config.vision.image_size};
   const auto message = [&](auto change) {
     MicroBatch batch = good;
     change(&batch);
-    return std::string(ValidateMicroBatch(batch, config.text.vocab_size, config.ImageTokens()).message());
+    return std::string(ValidateMicroBatch(batch, limits).message());
   };
   EXPECT_EQ(message([](MicroBatch*) {}), "");
   EXPECT_THAT(message([](MicroBatch* b) { b->document_starts[1] = 0; }), HasSubstr("field document_starts"));
@@ -105,6 +106,21 @@ TEST(MicroBatchTest, InconsistentBatchesAreNamed) {
               HasSubstr("field target_index_K"));
   EXPECT_THAT(message([](MicroBatch* b) { b->counts.images = 2; }), HasSubstr("expected 9 for each of 2 images"));
   EXPECT_THAT(message([](MicroBatch* b) { b->pixels = at::Tensor(); }), HasSubstr("field pixels"));
+  EXPECT_THAT(message([](MicroBatch* b) { b->pixels = b->pixels.narrow(3, 1, b->pixels.size(3) - 1); }),
+              HasSubstr("field pixels"));
+  EXPECT_THAT(message([](MicroBatch* b) { b->pixels = b->pixels.narrow(1, 0, 1); }), HasSubstr("field pixels"));
+  EXPECT_THAT(message([](MicroBatch* b) { b->pixels = b->pixels.to(at::kDouble); }), HasSubstr("field pixels"));
+  EXPECT_THAT(message([](MicroBatch* b) {
+                b->image_row_V = b->image_row_V.clone();
+                b->image_row_V[0] = b->image_row_V[5];
+              }),
+              HasSubstr("distinct rows; field image_row_V"));
+  EXPECT_THAT(message([](MicroBatch* b) { b->target_weight_K = b->target_weight_K.narrow(0, 0, 2); }),
+              HasSubstr("field target_weight_K"));
+  EXPECT_THAT(message([](MicroBatch* b) { b->target_weight_K = b->target_weight_K / 0.0; }),
+              HasSubstr("field target_weight_K"));
+  EXPECT_THAT(message([](MicroBatch* b) { b->target_weight_K = b->target_weight_K.to(at::kDouble); }),
+              HasSubstr("field target_weight_K"));
 }
 
 }  // namespace

@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <new>
 #include <thread>
 #include <vector>
 
 #include "base/clock.h"
+#include "base/out_of_memory.h"
 
 namespace vlm::train {
 namespace {
@@ -41,6 +43,13 @@ TEST_P(CommunicationQueueTest, NothingRunsAfterAnError) {
   EXPECT_EQ(queue_.Wait(after).message(), "peer died");
   EXPECT_EQ(queue_.Drain().message(), "peer died");
   EXPECT_EQ(runs, 0);
+}
+
+TEST_P(CommunicationQueueTest, WhatACallThrowsIsItsError) {
+  const Ticket bad = queue_.Submit([]() -> absl::Status { throw std::bad_alloc(); });
+  const Ticket after = queue_.Submit([] { return absl::OkStatus(); });
+  EXPECT_TRUE(IsOutOfMemory(queue_.Wait(bad))) << queue_.Wait(bad);
+  EXPECT_EQ(queue_.Wait(after), queue_.Wait(bad));
 }
 
 TEST_P(CommunicationQueueTest, OverlapMeansAnotherThread) {

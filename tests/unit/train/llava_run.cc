@@ -38,6 +38,7 @@ LlavaRun::LlavaRun(const LlavaRunOptions& options, std::unique_ptr<Collective> c
   }
   TrainingOptions training = OptionsOf(options.config);
   training.plan.recompute = options.recompute;
+  training.measure_activations = options.measure_activations;
   training_ = Must(TrainingStep::Create(training, store_.get(), RealClock()));
 }
 

@@ -17,7 +17,7 @@ struct LlavaRunOptions {
   int64_t micro_batches = 2;                             // of each step
   at::Device device = at::kCPU;
   at::ScalarType compute = at::kFloat;
-  bool overlap = false, recompute = false;
+  bool overlap = false, recompute = false, measure_activations = false;
   bool same_batches = false;  // every step sees the first one's, made once
 };
 

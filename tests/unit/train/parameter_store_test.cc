@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "base/out_of_memory.h"
 #include "gang_run.h"
+#include "llava_run.h"
 #include "thread_collective.h"
 
 namespace vlm::train {
@@ -105,7 +107,8 @@ TEST(GatherTest, GatheredBucketsAreBumpedToo) {
 }
 
 struct Formula {
-  int64_t parameters, gradients, master, moments, reduced, gathered_parameters, gathered_gradients;
+  int64_t parameters, gradients, master, moments, reduced, gathered_parameters, gathered_gradients, gathered_state,
+      scratch;
 };
 
 // The ledger's formulas (train/ledger.h) from bucket sizes alone.
@@ -114,10 +117,12 @@ Formula Expected(const GangOptions& options, int64_t reductions, int64_t optimiz
   const auto buckets = PlanBuckets(graph, SelectTrainable(graph, options.trainable).value(), options.world);
   const int64_t c = options.compute == at::kFloat ? 4 : 2, world = options.world;
   const bool sharded = options.zero == ZeroLevel::kZero2;
-  int64_t all = 0, optimized = 0, slots = 0;
+  int64_t all = 0, optimized = 0, largest = 0, slots = 0;
   for (const BucketSpec& bucket : buckets) {
     all += bucket.numel;
-    if (bucket.trainable && bucket.reached) optimized += bucket.numel;
+    if (!bucket.trainable || !bucket.reached) continue;
+    optimized += bucket.numel;
+    largest = std::max(largest, bucket.numel);
   }
   for (int64_t slot : PlanSlots(buckets).slot_numel) slots += slot;
   const int64_t owned = sharded ? optimized / world : optimized;
@@ -128,7 +133,21 @@ Formula Expected(const GangOptions& options, int64_t reductions, int64_t optimiz
           8 * owned,
           c * received * reductions,
           sharded ? c * received * (optimizer_steps - 1) : 0,  // the last step's update is not yet gathered
-          sharded ? 0 : 4 * received * optimizer_steps};
+          sharded ? 0 : 4 * received * optimizer_steps,
+          sharded ? 4 * received * 3 : 0,
+          sharded && world > 1 ? 4 * largest : 0};
+}
+
+// Gathers what a save of the optimizer's state gathers.
+Ledger AfterASave(ParameterStore* store) {
+  for (BucketId id = 0; id < static_cast<BucketId>(store->buckets().size()); ++id) {
+    if (!store->Optimized(id)) continue;
+    using Kind = ParameterStore::StateKind;
+    for (const Kind kind : {Kind::kMaster, Kind::kFirstMoment, Kind::kSecondMoment}) {
+      EXPECT_EQ(store->GatherState(id, kind).value().numel(), store->buckets()[static_cast<size_t>(id)].numel);
+    }
+  }
+  return store->ledger();
 }
 
 TEST(LedgerTest, BytesFollowTheFormulasOfEachZeroLevel) {
@@ -147,6 +166,8 @@ TEST(LedgerTest, BytesFollowTheFormulasOfEachZeroLevel) {
           options.steps = 2;
           options.images = [](uint64_t, int64_t) { return 1; };
           options.transport = world == 1 ? Transport::kSingle : Transport::kSharedMemory;
+          std::vector<Ledger> saved(static_cast<size_t>(world));
+          options.after = [&](ParameterStore* store) { saved[static_cast<size_t>(store->rank())] = AfterASave(store); };
           const Formula expected = Expected(options, /*reductions=*/2 * 2, /*optimizer_steps=*/2);
           const GangResult result = RunGang(options);
           for (int rank = 0; rank < world; ++rank) {
@@ -162,6 +183,9 @@ TEST(LedgerTest, BytesFollowTheFormulasOfEachZeroLevel) {
             EXPECT_EQ(static_cast<int64_t>(result.bytes_communicated[rank]),
                       ledger.communicated.reduced + ledger.communicated.gathered_parameters +
                           ledger.communicated.gathered_gradients);
+            EXPECT_EQ(ledger.resident.scratch, 0);
+            EXPECT_EQ(saved[static_cast<size_t>(rank)].resident.scratch, expected.scratch);
+            EXPECT_EQ(saved[static_cast<size_t>(rank)].communicated.gathered_state, expected.gathered_state);
           }
         }
       }
@@ -229,6 +253,87 @@ TEST(RunTest, ExceptionsOfLibTorchBecomeStatusesThatNameTheNode) {
   const auto result = train::Run(rank.training()->schedule(true), rank.store(), inputs, RealClock());
   ASSERT_EQ(result.status().code(), absl::StatusCode::kInternal);
   EXPECT_NE(result.status().message().find("forward of node llm.embed failed"), absl::string_view::npos);
+}
+
+// Peak of activations of one micro-batch of the small LLaVA with so many layers.
+int64_t Activations(const LlavaRunOptions& small, int64_t text_layers, int64_t vision_layers) {
+  LlavaRunOptions options = small;
+  options.config.text.num_hidden_layers = text_layers;
+  options.config.vision.num_hidden_layers = vision_layers;
+  options.micro_batches = 1;
+  options.measure_activations = true;
+  LlavaRun run(options);
+  (void)run.Step();  // what LibTorch keeps of a first call is no activation
+  (void)run.Step();
+  return run.store()->ledger().resident.activations;
+}
+
+// The formulas of train/ledger.h: everything that a block keeps lives when the head runs, so one block more raises the
+// peak by just that.
+TEST(LedgerTest, ActivationsGrowByWhatABlockKeeps) {
+  LlavaRunOptions options;
+  options.config = model::testing::SmallLlava();
+  options.documents = {{options.config.ImageTokens() + 7, 1}, {9, 0}, {options.config.ImageTokens() + 4, 1}};
+  const model::TextConfig& text = options.config.text;
+  const model::VisionConfig& vision = options.config.vision;
+  const int64_t n = 2 * options.config.ImageTokens() + 7 + 9 + 4, v = 2 * vision.Patches();
+  const int64_t d = text.hidden_size, h = text.num_attention_heads, g = text.num_key_value_heads, e = text.HeadSize();
+  const int64_t decoder = 4 * n * (4 * d + (2 * h + 2 * g) * e + h + 3 * text.intermediate_size + 2);
+  const int64_t c = vision.hidden_size;
+  const int64_t encoder = 4 * v * (8 * c + vision.num_attention_heads + 2 * vision.intermediate_size + 4);
+  for (const bool recompute : {false, true}) {
+    options.recompute = recompute;
+    const int64_t base = Activations(options, 2, 3);
+    EXPECT_EQ(Activations(options, 3, 3) - base, recompute ? 4 * n * d : decoder) << "recompute " << recompute;
+    EXPECT_EQ(Activations(options, 5, 3) - base, 3 * (recompute ? 4 * n * d : decoder)) << "recompute " << recompute;
+    EXPECT_EQ(Activations(options, 2, 4) - base, recompute ? 4 * v * c : encoder) << "recompute " << recompute;
+  }
+}
+
+class BrokenObjective final : public Objective {
+ public:
+  explicit BrokenObjective(std::function<void()> fail) : fail_(std::move(fail)) {}
+  std::optional<model::TokenCoefficients> Known(const model::MicroBatch&, const GlobalCounts&) const override {
+    return std::nullopt;
+  }
+  double Loss(const model::Values&, const model::MicroBatch&, const GlobalCounts&) const override {
+    fail_();
+    return 0;
+  }
+  model::Values Seeds(const model::MicroBatch&, const GlobalCounts&) const override { return {}; }
+
+ private:
+  const std::function<void()> fail_;
+};
+
+TEST(RunTest, MemoryIsToldApartFromOtherExceptions) {
+  const auto collective = NewSingleRankCollective();
+  const GangOptions options;
+  const auto status_of = [&](const std::function<void()>& fail) {
+    ToyRank rank(options, collective.get());
+    const model::MicroBatch batch = ToyBatch(options.toy, 1, 4, 1);
+    const BrokenObjective objective(fail);
+    RunInputs inputs;
+    inputs.batch = &batch;
+    inputs.objective = &objective;
+    return train::Run(rank.training()->schedule(true), rank.store(), inputs, RealClock()).status();
+  };
+  const std::function<void()> memory[] = {
+      [] { throw std::bad_alloc(); }, [] { at::empty({int64_t{1} << 50}, at::kFloat); },  // LibTorch's own allocator
+      [] { TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory. Tried to allocate 2.00 GiB"); },
+      [] { TORCH_CHECK(false, "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"); }};
+  for (const std::function<void()>& fail : memory) {
+    const absl::Status status = status_of(fail);
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_TRUE(IsOutOfMemory(status)) << status;
+    EXPECT_NE(status.message().find("loss of micro-batch 4 failed: "), absl::string_view::npos) << status;
+  }
+  for (const std::function<void()>& fail :
+       {std::function<void()>([] { TORCH_CHECK(false, "shapes differ"); }), std::function<void()>([] { throw 7; })}) {
+    const absl::Status status = status_of(fail);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+    EXPECT_FALSE(IsOutOfMemory(status)) << status;
+  }
 }
 
 }  // namespace
