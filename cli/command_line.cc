@@ -11,6 +11,7 @@
 #include "base/version.h"
 #include "cli/chat.h"
 #include "cli/checkpoint_verbs.h"
+#include "cli/curve.h"
 #include "cli/job_verbs.h"
 #include "cli/logs.h"
 #include "cli/spec_verbs.h"
@@ -132,6 +133,15 @@ class Commands {
         ->check(CLI::Range(0, 1 << 20).description(""))
         ->type_name("RANK");
     logs->add_flag("-f,--follow", logs_.follow, "Stay until the stage has ended");
+    CLI::App* const curve = Add(&app_, "curve", "What a stage measured, step by step", true,
+                                [this](const Context& context) { return Curve(context, curve_); });
+    curve->add_option("JOB", curve_.job, kJobHelp)->required();
+    curve->add_option("SERIES", curve_.series, "loss, learning_rate, gradient_norm, ...")->required();
+    curve->add_option("--stage", curve_.stage, "Stage (else the one that runs, failed, or ran last)")
+        ->type_name("STAGE");
+    curve->add_option("--points", curve_.points, "At most so many points, 1 to 10000 (else 1000)")
+        ->check(CLI::Range(1, 10'000).description(""))
+        ->type_name("POINTS");
     CLI::App* const wait = AddOfJob(&app_, "wait", "Waits until a job has ended", true,
                                     [this](const Context& context) { return WaitForJob(context, job_, timeout_); });
     wait->add_option_function<std::string>(
@@ -211,6 +221,7 @@ class Commands {
   OutputFormat format_ = OutputFormat::kTable;
   SubmitArguments submit_;
   LogsArguments logs_;
+  CurveArguments curve_;
   ChatArguments chat_;
   std::string job_, step_, to_, note_, path_;
   absl::Duration timeout_ = absl::InfiniteDuration();
