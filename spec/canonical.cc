@@ -25,14 +25,15 @@ constexpr char kDigestPrefix[] = "vlm.stage/1\n";
 // before are then not taken for what would be made now.
 int ResultVersion(StageKind kind) {
   switch (kind) {
-    case StageKind::kGenerate:
     case StageKind::kTokenizer:
+      return 1;
+    case StageKind::kGenerate:
     case StageKind::kIndex:
     case StageKind::kPretrain:
     case StageKind::kAlign:
     case StageKind::kSft:
     case StageKind::kEvaluate:
-      return 1;
+      return 2;
   }
   VLM_CHECK(false, "stage kind without a result version");
 }

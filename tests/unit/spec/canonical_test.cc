@@ -103,13 +103,13 @@ TEST(Canonical, OtherJsonIsRefused) {
 }
 
 TEST(Canonical, DigestIsStable) {
-  EXPECT_EQ(DigestOf(FullJob(), "g"), "4b70c058bc9831f15611521b7100bcb9c30913a64fdf908f74c23fe2121ca763");
+  EXPECT_EQ(DigestOf(FullJob(), "g"), "3aced51e22f80da51976729f8d6a6b585459c4caaa55319432bd256969301858");
   EXPECT_EQ(DigestOf(FullJob(), "t"), "0e522b16058dbbe5783558ed6dac1c46aa72266172c0025cbe945f5d048bb2d8");
-  EXPECT_EQ(DigestOf(FullJob(), "i"), "a9e572e9fbb69f06c791d3e585e6da9109b704c51365fd2815f7157a1214bd24");
-  EXPECT_EQ(DigestOf(FullJob(), "p"), "48fd1b9a0e0b51e8ffcdae1cc9b2204e58a8eff3235d1f9ee03ba935ab966ccb");
-  EXPECT_EQ(DigestOf(FullJob(), "a"), "9f66771684c1eaed1f076c94d4580dc9f796dcbaac97b6abd983ce15e96fbc80");
-  EXPECT_EQ(DigestOf(FullJob(), "s"), "6a519ce664792ae86e83a3537fd7488bad0ea53aeaf3cdec057edccf6f693f78");
-  EXPECT_EQ(DigestOf(FullJob(), "e"), "e334dd0eff5c387fe4122be1e2769916c0cf54489a4216d4d81402b78b65f445");
+  EXPECT_EQ(DigestOf(FullJob(), "i"), "8d240a645f4056e969bc2e0fa69c77e89218040c3587a14057c61e8a871af4cf");
+  EXPECT_EQ(DigestOf(FullJob(), "p"), "f2ddb647b545309305380355e0089508acb78e292727b615e8413849be428354");
+  EXPECT_EQ(DigestOf(FullJob(), "a"), "ea6d03448ae24f98a52008193a950d3f6e48dfa6cccb6fc456def439c5d0df10");
+  EXPECT_EQ(DigestOf(FullJob(), "s"), "f5b1d60ab309bd96d540198fbfda11fc68e3f2cc20506848b407e4fe6b3f6e3d");
+  EXPECT_EQ(DigestOf(FullJob(), "e"), "f2a898767c727980055df31c9aa9dbbdad2ad1aa12c0449c2494052d73f2a9df");
 }
 
 TEST(Canonical, DigestIgnoresWhatDoesNotChangeResults) {
