@@ -12,15 +12,14 @@ namespace {
 constexpr uint64_t kReadBytes = 1 << 20;
 
 absl::Status CheckPictures(const ReadableFile& file, const RecordPlace& place) {
-  constexpr uint32_t kHeaderBytes = 64 << 10;  // enough for the headers of JPEG and PNG with usual metadata
-  for (const Span& image : place.images) {
-    VLM_ASSIGN_OR_RETURN(const std::string head, ReadSpan(file, {image.offset, std::min(image.bytes, kHeaderBytes)}));
-    absl::StatusOr<ImageHeader> header = ReadImageHeader(std::as_bytes(std::span(head.data(), head.size())));
-    if (!header.ok() && image.bytes > kHeaderBytes) {
-      VLM_ASSIGN_OR_RETURN(const std::string whole, ReadSpan(file, image));
-      header = ReadImageHeader(std::as_bytes(std::span(whole.data(), whole.size())));
+  constexpr DecodeLimits kLimits;
+  for (const Span& span : place.images) {
+    if (span.bytes > kLimits.bytes_max) {
+      return absl::ResourceExhaustedError(absl::StrCat("picture file is larger than allowed; shrink it: ", span.bytes,
+                                                       " bytes, limit ", kLimits.bytes_max));
     }
-    VLM_RETURN_IF_ERROR(header.status());
+    VLM_ASSIGN_OR_RETURN(const std::string encoded, ReadSpan(file, span));
+    VLM_RETURN_IF_ERROR(DecodeImage(std::as_bytes(std::span(encoded.data(), encoded.size())), kLimits).status());
   }
   return absl::OkStatus();
 }
@@ -51,26 +50,30 @@ absl::StatusOr<SampleRecord> Measure(const ReadableFile& file, const RecordPlace
 
 }  // namespace
 
-absl::StatusOr<std::string> FileDigest(const ReadableFile& file) {
+absl::StatusOr<std::string> FileDigest(const ReadableFile& file, const std::function<void()>& advance) {
   Sha256 sha;
   std::string buffer;
   for (uint64_t offset = 0; offset < file.size(); offset += kReadBytes) {
     buffer.resize(std::min(kReadBytes, file.size() - offset));
     VLM_RETURN_IF_ERROR(file.ReadAt(offset, std::as_writable_bytes(std::span(buffer.data(), buffer.size()))));
     sha.Update(std::string_view(buffer));
+    advance();
   }
   return sha.Finish().Hex();
 }
 
-absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const std::string& path, const std::string& source,
-                                    const RenderSettings& render, const ChatTemplate& chat_template) {
+absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const DataFile& data_file, const RenderSettings& render,
+                                    const ChatTemplate& chat_template, const std::function<void()>& advance) {
+  const std::string& path = data_file.path;
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, files->Open(path));
   VLM_ASSIGN_OR_RETURN(const std::vector<RecordPlace> places, ListRecords(path, *file));
   FileIndex index;
-  VLM_ASSIGN_OR_RETURN(std::string digest, FileDigest(*file));
-  index.file = {path, file->size(), std::move(digest), source};
+  index.ordinal = data_file.ordinal;
+  VLM_ASSIGN_OR_RETURN(std::string digest, FileDigest(*file, advance));
+  index.file = {path, file->size(), std::move(digest), data_file.source};
   for (const RecordPlace& place : places) {
     absl::StatusOr<SampleRecord> record = Measure(*file, place, render, chat_template);
+    advance();
     if (!record.ok()) {
       ++index.rejected_count;
       if (index.rejected.size() < Manifest::kRejectedKept) {

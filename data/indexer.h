@@ -14,19 +14,26 @@
 
 namespace vlm::data {
 
-// Indexes one file for `source`. A sample that does not parse, has no target or keeps none within the context is
-// rejected: counted, with file, line and reason. Pictures are checked by their headers, not decoded.
-// Fails only when the file itself cannot be read as a whole (see ListRecords).
-absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const std::string& path, const std::string& source,
-                                    const RenderSettings& render, const ChatTemplate& chat_template);
+struct DataFile {
+  std::string path, source;
+  uint64_t ordinal = 0;  // place in the list of all files
+};
+
+// Indexes one file. A sample that does not parse, has no target, keeps none within the context or has a picture that
+// does not decode within DecodeLimits' defaults, those of training, is rejected: counted, with file, line and reason.
+// Every picture is decoded once: one whose header alone is sound would end each attempt to train on it.
+// `advance` is called after every record and every block of the file's digest. Fails only when the file itself cannot
+// be read as a whole (see ListRecords).
+absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const DataFile& data_file, const RenderSettings& render,
+                                    const ChatTemplate& chat_template, const std::function<void()>& advance);
 
 // Every text of a file for tokenizer training: plain texts, and of messages the role, which a template writes out, and
 // the contents.
 absl::Status ForEachText(FileSystem* files, const std::string& path,
                          const std::function<void(std::string_view)>& visit);
 
-// Hex SHA-256 of a file's bytes.
-absl::StatusOr<std::string> FileDigest(const ReadableFile& file);
+// Hex SHA-256 of a file's bytes. `advance` is called after every block.
+absl::StatusOr<std::string> FileDigest(const ReadableFile& file, const std::function<void()>& advance);
 
 }  // namespace vlm::data
 

@@ -175,7 +175,7 @@ void AppendSample(const Sample& sample, HostMicroBatch* batch) {
 
 absl::StatusOr<std::unique_ptr<SampleReader>> SampleReader::Create(FileSystem* files, const Manifest* manifest,
                                                                    const ChatTemplate* chat_template,
-                                                                   PixelOptions pixels) {
+                                                                   PixelOptions pixels, size_t open_files_max) {
   if (chat_template->name() != manifest->render.chat_template || pixels.size != manifest->render.image_size) {
     return absl::FailedPreconditionError(
         absl::StrCat("data was indexed for template ", manifest->render.chat_template, " and pictures of ",
@@ -183,16 +183,11 @@ absl::StatusOr<std::unique_ptr<SampleReader>> SampleReader::Create(FileSystem* f
                      absl::string_view(chat_template->name().data(), chat_template->name().size()), " and ",
                      pixels.size, "; index it again"));
   }
-  std::unique_ptr<SampleReader> reader(new SampleReader(manifest, chat_template, pixels));
-  for (const ManifestFile& file : manifest->files) {
-    VLM_ASSIGN_OR_RETURN(std::unique_ptr<ReadableFile> opened, files->Open(file.path));
-    if (opened->size() != file.bytes) {
-      return absl::FailedPreconditionError(absl::StrCat("data file has changed since it was indexed (", file.bytes,
-                                                        " bytes then, ", opened->size(), " now): ", file.path));
-    }
-    reader->files_.push_back(std::move(opened));
+  auto open_files = std::make_unique<OpenFiles>(files, manifest, open_files_max);
+  for (uint32_t file = 0; file < manifest->files.size(); ++file) {
+    VLM_RETURN_IF_ERROR(open_files->Get(file).status());
   }
-  return reader;
+  return std::unique_ptr<SampleReader>(new SampleReader(manifest, chat_template, pixels, std::move(open_files)));
 }
 
 std::string SampleReader::PlaceOf(const SampleRecord& record) const {
@@ -201,8 +196,8 @@ std::string SampleReader::PlaceOf(const SampleRecord& record) const {
 
 absl::StatusOr<SampleReader::Loaded> SampleReader::Read(uint64_t sample) const {
   const SampleRecord& record = manifest_->samples[sample];
-  const ReadableFile& file = *files_[record.file];
-  VLM_ASSIGN_OR_RETURN(const std::string json, ReadSpan(file, {record.json_offset, record.json_bytes}));
+  VLM_ASSIGN_OR_RETURN(const std::shared_ptr<const ReadableFile> file, open_files_->Get(record.file));
+  VLM_ASSIGN_OR_RETURN(const std::string json, ReadSpan(*file, {record.json_offset, record.json_bytes}));
   absl::StatusOr<Conversation> conversation = ParseConversation(json, static_cast<int>(record.images));
   if (!conversation.ok()) return Annotate(conversation.status(), PlaceOf(record));
   Loaded loaded;
@@ -216,7 +211,7 @@ absl::StatusOr<SampleReader::Loaded> SampleReader::Read(uint64_t sample) const {
   const uint32_t images = static_cast<uint32_t>(loaded.sample.images());
   for (uint32_t i = 0; i < images; ++i) {
     const ImageRecord& image = manifest_->images[record.first_image + i];
-    VLM_ASSIGN_OR_RETURN(std::string encoded, ReadSpan(file, {image.offset, image.bytes}));
+    VLM_ASSIGN_OR_RETURN(std::string encoded, ReadSpan(*file, {image.offset, image.bytes}));
     loaded.images.push_back(std::move(encoded));
   }
   return loaded;

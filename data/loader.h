@@ -15,6 +15,7 @@
 #include "data/image/image.h"
 #include "data/image/normalise.h"
 #include "data/manifest.h"
+#include "data/open_files.h"
 
 namespace vlm::data {
 
@@ -44,11 +45,12 @@ absl::Status AppendPixels(std::string_view encoded, const PixelOptions& options,
 // Reads samples of a manifest. Thread-safe.
 class SampleReader {
  public:
-  // Opens every file of the manifest and checks its size. FAILED_PRECONDITION when a file's size is not what was
-  // indexed, or when the template or picture size are not those the manifest was made with.
-  // Everything given must outlive the reader.
+  // Opens every file of the manifest once and checks its size; of those at most `open_files_max` stay open at a time.
+  // FAILED_PRECONDITION when a file's size is not what was indexed, or when the template or picture size are not those
+  // the manifest was made with. Everything given must outlive the reader.
   static absl::StatusOr<std::unique_ptr<SampleReader>> Create(FileSystem* files, const Manifest* manifest,
-                                                              const ChatTemplate* chat_template, PixelOptions pixels);
+                                                              const ChatTemplate* chat_template, PixelOptions pixels,
+                                                              size_t open_files_max = OpenFiles::kOpenMaxDefault);
 
   struct Loaded {
     Conversation conversation;
@@ -65,13 +67,14 @@ class SampleReader {
   const PixelOptions& pixels() const { return pixels_; }
 
  private:
-  SampleReader(const Manifest* manifest, const ChatTemplate* chat_template, PixelOptions pixels)
-      : manifest_(manifest), chat_template_(chat_template), pixels_(pixels) {}
+  SampleReader(const Manifest* manifest, const ChatTemplate* chat_template, PixelOptions pixels,
+               std::unique_ptr<OpenFiles> open_files)
+      : manifest_(manifest), chat_template_(chat_template), pixels_(pixels), open_files_(std::move(open_files)) {}
   std::string PlaceOf(const SampleRecord& record) const;
   const Manifest* const manifest_;
   const ChatTemplate* const chat_template_;
   const PixelOptions pixels_;
-  std::vector<std::unique_ptr<ReadableFile>> files_;
+  const std::unique_ptr<OpenFiles> open_files_;
 };
 
 // Lays a rendered sample into a micro-batch as a new document. Its pixels are the caller's to append.

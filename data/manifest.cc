@@ -136,6 +136,7 @@ std::string EncodeFileIndexes(const std::vector<FileIndex>& indexes) {
   Json json = Json::array();
   for (const FileIndex& index : indexes) {
     json.push_back({{"file", FileToJson(index.file)},
+                    {"ordinal", index.ordinal},
                     {"samples", Json::binary(std::vector<uint8_t>())},
                     {"images", Json::binary(std::vector<uint8_t>())},
                     {"rejected_count", index.rejected_count},
@@ -155,6 +156,7 @@ absl::StatusOr<std::vector<FileIndex>> DecodeFileIndexes(std::string_view bytes)
     for (const Json& entry : Json::from_cbor(bytes.begin(), bytes.end())) {
       FileIndex index;
       index.file = FileFromJson(entry.at("file"));
+      index.ordinal = entry.at("ordinal");
       const auto& samples = entry.at("samples").get_binary();
       const auto& images = entry.at("images").get_binary();
       if (!TableFromBytes(std::string_view(reinterpret_cast<const char*>(samples.data()), samples.size()),
@@ -175,7 +177,7 @@ absl::StatusOr<std::vector<FileIndex>> DecodeFileIndexes(std::string_view bytes)
 
 Manifest MergeIndexes(RenderSettings render, const std::vector<std::string>& sources, std::vector<FileIndex> indexes) {
   std::sort(indexes.begin(), indexes.end(),
-            [](const FileIndex& a, const FileIndex& b) { return a.file.path < b.file.path; });
+            [](const FileIndex& a, const FileIndex& b) { return a.ordinal < b.ordinal; });
   Manifest manifest;
   manifest.render = std::move(render);
   for (const std::string& source : sources) {

@@ -96,6 +96,7 @@ absl::StatusOr<Manifest> ReadManifest(FileSystem* files, const std::string& fold
 // What indexing one file yields; made by any rank, merged by the finish task.
 struct FileIndex {
   ManifestFile file;
+  uint64_t ordinal = 0;               // place in the stage's list of files, the same for whoever indexes
   std::vector<SampleRecord> samples;  // `file` and `first_image` are relative to this index
   std::vector<ImageRecord> images;
   uint64_t rejected_count = 0;
@@ -104,7 +105,8 @@ struct FileIndex {
 std::string EncodeFileIndexes(const std::vector<FileIndex>& indexes);
 absl::StatusOr<std::vector<FileIndex>> DecodeFileIndexes(std::string_view bytes);
 
-// Orders by (source as listed, path) so that the result does not depend on who indexed what.
+// Orders by (source as listed, ordinal), so that the result does not depend on who indexed what. Not by path: that of a
+// generated file names the attempt and the lease that made it, and a restarted stage has files of several attempts.
 Manifest MergeIndexes(RenderSettings render, const std::vector<std::string>& sources, std::vector<FileIndex> indexes);
 
 }  // namespace vlm::data

@@ -53,8 +53,7 @@ class PoolRank {
 
   absl::Status Do(const v1::LeaseShardsResponse::Lease& lease) {
     const absl::Status done = lease.finish() ? FinishStage(lease) : DoShard(lease);
-    progress_.counter++;
-    context_.link->SetProgress(progress_);
+    advance_();
     if (done.ok()) return absl::OkStatus();
     v1::FailShardRequest request;
     Identify(&request);
@@ -79,7 +78,7 @@ class PoolRank {
         absl::StrFormat("%s/shard-%05d.l%06d%s", folder, lease.shard(), lease.lease_id(), stage_->extension());
     const std::string path = context_.StageFolder() + "/" + output.file;
     VLM_RETURN_IF_ERROR(MakeDirectories(context_.files, context_.StageFolder() + "/" + folder));
-    VLM_ASSIGN_OR_RETURN(output.rows, stage_->WriteShard(lease.shard(), path));
+    VLM_ASSIGN_OR_RETURN(output.rows, stage_->WriteShard(lease.shard(), path, advance_));
     VLM_RETURN_IF_ERROR(Describe(path, &output));
     const absl::Status committed = Commit(lease, output);
     if (absl::IsAlreadyExists(committed)) return context_.files->Remove(path);  // another lease won
@@ -92,7 +91,7 @@ class PoolRank {
     VLM_RETURN_IF_ERROR(context_.files->SyncDirectory(path.substr(0, path.rfind('/'))));
     VLM_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, context_.files->Open(path));
     output->bytes = file->size();
-    VLM_ASSIGN_OR_RETURN(output->digest, data::FileDigest(*file));
+    VLM_ASSIGN_OR_RETURN(output->digest, data::FileDigest(*file, advance_));
     return absl::OkStatus();
   }
 
@@ -108,8 +107,8 @@ class PoolRank {
     return Call<v1::CommitShardResponse>(kCommit, request).status();
   }
 
-  // The finish task's output is a step of its own, numbered by the lease, so a rank that died in the middle leaves
-  // nothing the next one could trip over.
+  // The finish task's output is a step, numbered by the lease. A rank that dies in the middle ends the attempt: the
+  // next one has a fence, and so a path, of its own.
   absl::Status FinishStage(const v1::LeaseShardsResponse::Lease& lease) {
     context_.link->SetPhase(Phase::kPublish);
     v1::ListShardsRequest list;
@@ -119,7 +118,7 @@ class PoolRank {
     for (const v1::ShardOutput& output : listed.outputs()) {
       winners.push_back({context_.StageFolder() + "/" + output.file(), output.bytes(), output.rows(), output.digest()});
     }
-    VLM_ASSIGN_OR_RETURN(const std::vector<ArtifactFile> artifact, stage_->Finish(winners));
+    VLM_ASSIGN_OR_RETURN(const std::vector<ArtifactFile> artifact, stage_->Finish(winners, advance_));
 
     checkpoint::Save save;
     save.step = {.stage_uid = context_.assignment->stage_uid,
@@ -144,6 +143,10 @@ class PoolRank {
   const StageContext& context_;
   PoolStage* const stage_;
   Progress progress_;
+  const Advance advance_ = [this] {
+    ++progress_.counter;
+    context_.link->SetProgress(progress_);
+  };
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #define VLM_DATA_TOKENIZER_BYTE_PAIR_MODEL_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,7 @@ struct BytePairOptions {
   int32_t vocab_size = 0;                   // entries wanted, special tokens and the 256 bytes included
   uint64_t min_frequency = 2;               // pairs that occur less often are not merged; 0 is as 1
   std::vector<std::string> special_tokens;  // get the first ids, in this order
+  std::function<void()> advance = nullptr;  // called after each merge, when set: training takes minutes
 };
 
 // Trains on `counts`; vocabulary, merges and their order equal those of Hugging Face `tokenizers`'

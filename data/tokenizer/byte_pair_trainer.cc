@@ -167,6 +167,7 @@ class Trainer {
       }
       if (count < 1 || static_cast<uint64_t>(count) < options_.min_frequency) break;
       MergeEverywhere(top);
+      if (options_.advance) options_.advance();
     }
     KeepLastOfRepeatedMerges();
     return std::move(model_);

@@ -41,6 +41,23 @@ std::vector<ShardRange> RangesOf(const spec::GenerateSettings& settings) {
   return ranges;
 }
 
+// Every write is progress: a sample is written as soon as it is drawn.
+class AdvancingFile final : public WritableFile {
+ public:
+  AdvancingFile(WritableFile* file, const Advance& advance) : file_(file), advance_(advance) {}
+  absl::Status Append(std::span<const std::byte> bytes) override {
+    advance_();
+    return file_->Append(bytes);
+  }
+  absl::Status Reserve(uint64_t bytes) override { return file_->Reserve(bytes); }
+  absl::Status Sync() override { return file_->Sync(); }
+  absl::Status Close() override { return file_->Close(); }
+
+ private:
+  WritableFile* const file_;
+  const Advance& advance_;
+};
+
 class GenerateStage final : public PoolStage {
  public:
   GenerateStage(const StageContext& context, std::unique_ptr<data::ShapesGenerator> generator)
@@ -48,17 +65,18 @@ class GenerateStage final : public PoolStage {
 
   std::string extension() const override { return ".tar"; }
 
-  absl::StatusOr<uint64_t> WriteShard(uint32_t shard, const std::string& path) override {
+  absl::StatusOr<uint64_t> WriteShard(uint32_t shard, const std::string& path, const Advance& advance) override {
     const ShardRange& range = ranges_[shard];
     VLM_ASSIGN_OR_RETURN(const data::ShapesSplit split, data::ParseShapesSplit(range.split));
     VLM_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, context_.files->Create(path));
-    VLM_RETURN_IF_ERROR(data::WriteShapesShard(*generator_, split, range.first, range.count, file.get()));
+    AdvancingFile advancing(file.get(), advance);
+    VLM_RETURN_IF_ERROR(data::WriteShapesShard(*generator_, split, range.first, range.count, &advancing));
     VLM_RETURN_IF_ERROR(file->Sync());
     VLM_RETURN_IF_ERROR(file->Close());
     return range.count;
   }
 
-  absl::StatusOr<std::vector<ArtifactFile>> Finish(const std::vector<ShardOutput>& winners) override {
+  absl::StatusOr<std::vector<ArtifactFile>> Finish(const std::vector<ShardOutput>& winners, const Advance&) override {
     Json files = Json::array();
     for (size_t shard = 0; shard < winners.size(); ++shard) {
       files.push_back({{"path", winners[shard].file},

@@ -37,13 +37,12 @@ class IndexStage final : public PoolStage {
 
   std::string extension() const override { return ".index"; }
 
-  absl::StatusOr<uint64_t> WriteShard(uint32_t shard, const std::string& path) override {
-    VLM_ASSIGN_OR_RETURN(const std::vector<SourceFile> files, Files());
+  absl::StatusOr<uint64_t> WriteShard(uint32_t shard, const std::string& path, const Advance& advance) override {
+    VLM_ASSIGN_OR_RETURN(const std::vector<data::DataFile> files, Files());
     std::vector<data::FileIndex> indexes;
     uint64_t rows = 0;
     for (size_t i = shard; i < files.size(); i += context_.assignment->shards) {
-      absl::StatusOr<data::FileIndex> index =
-          data::IndexFile(context_.files, files[i].path, files[i].source, render_, *template_);
+      absl::StatusOr<data::FileIndex> index = data::IndexFile(context_.files, files[i], render_, *template_, advance);
       if (!index.ok()) return WithExitCode(index.status(), ExitCode::kBadData);
       rows += index->samples.size();
       indexes.push_back(*std::move(index));
@@ -52,12 +51,14 @@ class IndexStage final : public PoolStage {
     return rows;
   }
 
-  absl::StatusOr<std::vector<ArtifactFile>> Finish(const std::vector<ShardOutput>& winners) override {
+  absl::StatusOr<std::vector<ArtifactFile>> Finish(const std::vector<ShardOutput>& winners,
+                                                   const Advance& advance) override {
     std::vector<data::FileIndex> indexes;
     for (const ShardOutput& winner : winners) {
       VLM_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(context_.files, winner.file, kPartBytesMax));
       VLM_ASSIGN_OR_RETURN(std::vector<data::FileIndex> part, data::DecodeFileIndexes(bytes));
       std::move(part.begin(), part.end(), std::back_inserter(indexes));
+      advance();
     }
     std::vector<std::string> sources;
     for (const spec::IndexSource& source : settings_.sources) sources.push_back(source.name);
@@ -82,14 +83,11 @@ class IndexStage final : public PoolStage {
   }
 
  private:
-  struct SourceFile {
-    std::string path, source;
-  };
-
   explicit IndexStage(const StageContext& context) : context_(context), settings_(context.stage->index()) {}
 
-  absl::StatusOr<std::vector<SourceFile>> Files() const {
-    std::vector<SourceFile> found;
+  // The same list, in the same order, for every shard of every attempt.
+  absl::StatusOr<std::vector<data::DataFile>> Files() const {
+    std::vector<data::DataFile> found;
     for (const spec::IndexSource& source : settings_.sources) {
       std::vector<std::string> files;
       if (source.from.stage.empty()) {
@@ -98,7 +96,7 @@ class IndexStage final : public PoolStage {
         VLM_ASSIGN_OR_RETURN(const InputArtifact input, context_.Input(source.from.stage));
         VLM_ASSIGN_OR_RETURN(files, GeneratedFiles(context_.files, input, source.from.split));
       }
-      for (const std::string& file : files) found.push_back({file, source.name});
+      for (const std::string& file : files) found.push_back({file, source.name, found.size()});
     }
     return found;
   }

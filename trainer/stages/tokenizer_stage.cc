@@ -33,30 +33,35 @@ class TokenizerStage final : public PoolStage {
 
   std::string extension() const override { return ".counts"; }
 
-  absl::StatusOr<uint64_t> WriteShard(uint32_t shard, const std::string& path) override {
+  absl::StatusOr<uint64_t> WriteShard(uint32_t shard, const std::string& path, const Advance& advance) override {
     VLM_ASSIGN_OR_RETURN(const std::vector<std::string> files, Files());
     data::WordCounts counts(pattern_);
     for (size_t i = shard; i < files.size(); i += context_.assignment->shards) {
-      VLM_RETURN_IF_ERROR(
-          WithExitCode(data::ForEachText(context_.files, files[i], [&](std::string_view text) { counts.Add(text); }),
-                       ExitCode::kBadData));
+      const absl::Status counted = data::ForEachText(context_.files, files[i], [&](std::string_view text) {
+        counts.Add(text);
+        advance();
+      });
+      VLM_RETURN_IF_ERROR(WithExitCode(counted, ExitCode::kBadData));
     }
     VLM_RETURN_IF_ERROR(WriteSynced(context_.files, path, counts.Serialize()));
     return counts.total_words();
   }
 
-  absl::StatusOr<std::vector<ArtifactFile>> Finish(const std::vector<ShardOutput>& winners) override {
+  absl::StatusOr<std::vector<ArtifactFile>> Finish(const std::vector<ShardOutput>& winners,
+                                                   const Advance& advance) override {
     data::WordCounts counts(pattern_);
     for (const ShardOutput& winner : winners) {
       VLM_ASSIGN_OR_RETURN(const std::string bytes, ReadFile(context_.files, winner.file, kCountsBytesMax));
       absl::StatusOr<data::WordCounts> part = data::WordCounts::Parse(bytes);
       if (!part.ok()) return Annotate(part.status(), winner.file);
       VLM_RETURN_IF_ERROR(counts.Merge(*part));
+      advance();
     }
     VLM_ASSIGN_OR_RETURN(data::BytePairModel model,
                          data::TrainBytePair(counts, {.vocab_size = settings_.vocab_size,
                                                       .min_frequency = static_cast<uint64_t>(settings_.min_frequency),
-                                                      .special_tokens = data::ChatSpecialTokens(settings_.special)}));
+                                                      .special_tokens = data::ChatSpecialTokens(settings_.special),
+                                                      .advance = advance}));
     VLM_ASSIGN_OR_RETURN(const std::unique_ptr<data::Tokenizer> tokenizer, data::Tokenizer::Create(std::move(model)));
     VLM_ASSIGN_OR_RETURN(std::string config, data::TokenizerConfigJson(*tokenizer, kTokenizerContext));
     VLM_ASSIGN_OR_RETURN(std::string special, data::SpecialTokensMapJson(*tokenizer));

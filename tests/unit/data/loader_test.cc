@@ -3,8 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <filesystem>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "data/indexer.h"
 #include "data/shapes/shapes_generator.h"
@@ -38,7 +41,7 @@ class LoaderTest : public ::testing::Test {
     std::unique_ptr<WritableFile> file = *PosixFileSystem()->Create(path);
     EXPECT_TRUE(WriteShapesShard(*generator_, split, 0, samples, file.get()).ok());
     EXPECT_TRUE(file->Close().ok());
-    absl::StatusOr<FileIndex> index = IndexFile(PosixFileSystem(), path, source, render, *template_);
+    absl::StatusOr<FileIndex> index = IndexFile(PosixFileSystem(), {path, source}, render, *template_, [] {});
     VLM_CHECK(index.ok(), std::string(index.status().message()));
     return *std::move(index);
   }
@@ -116,6 +119,51 @@ TEST_F(LoaderTest, AChangedFileIsNoticed) {
   manifest_.files[0].bytes += 1;
   EXPECT_EQ(SampleReader::Create(PosixFileSystem(), &manifest_, template_.get(), {.size = kSize}).status().code(),
             absl::StatusCode::kFailedPrecondition);
+}
+
+// More files than may be open at a time, read by several threads.
+TEST_F(LoaderTest, FilesAreOpenedAgainWhenTheyAreNeeded) {
+  constexpr int kFiles = 12, kThreads = 3;
+  const RenderSettings render = manifest_.render;
+  std::vector<FileIndex> indexes;
+  for (int i = 0; i < kFiles; ++i) {
+    indexes.push_back(Index(ShapesSplit::kQuestions, "part" + std::to_string(i), 4, render));
+    indexes.back().file.source = "parts";
+    indexes.back().ordinal = static_cast<uint64_t>(i);
+  }
+  const Manifest manifest = MergeIndexes(render, {"parts"}, std::move(indexes));
+  const std::string start = std::filesystem::canonical(folder_).string() + "/part";
+  const auto open_now = [&start] {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      std::error_code gone;
+      count += std::filesystem::read_symlink(entry.path(), gone).string().starts_with(start) ? 1 : 0;
+    }
+    return count;
+  };
+  const auto reader =
+      SampleReader::Create(PosixFileSystem(), &manifest, template_.get(), {.size = kSize}, /*open_files_max=*/2);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_EQ(open_now(), 2);
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      for (uint64_t i = 0; i < manifest.samples.size(); ++i) {  // each thread in an order of its own
+        const uint64_t sample = (i * 5 + static_cast<uint64_t>(thread) * 7) % manifest.samples.size();
+        const absl::StatusOr<SampleReader::Loaded> loaded = (*reader)->Read(sample);
+        wrong += loaded.ok() && loaded->sample.tokens() == manifest.samples[sample].tokens ? 0 : 1;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(open_now(), 2);
+  // A file that changes while it is closed is noticed when it is opened again.
+  std::filesystem::resize_file(manifest.files[0].path, 512);
+  for (uint64_t sample = 4; sample < 12; ++sample)
+    EXPECT_TRUE((*reader)->Read(sample).ok()) << sample;  // files 1 and 2
+  EXPECT_EQ((*reader)->Read(0).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(LoaderTest, ABrokenPictureStopsTheLoaderAndNamesItsPlace) {

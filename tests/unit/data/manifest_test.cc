@@ -8,8 +8,10 @@ namespace {
 
 using ::testing::HasSubstr;
 
-FileIndex IndexOf(const std::string& path, const std::string& source, uint32_t samples, uint32_t images_each) {
+FileIndex IndexOf(const std::string& path, const std::string& source, uint64_t ordinal, uint32_t samples,
+                  uint32_t images_each) {
   FileIndex index;
+  index.ordinal = ordinal;
   index.file = {path, 1000, std::string(64, 'a'), source};
   for (uint32_t i = 0; i < samples; ++i) {
     index.samples.push_back({i * 10, 10, 0, 5 + i, 2, i * images_each, images_each});
@@ -19,8 +21,8 @@ FileIndex IndexOf(const std::string& path, const std::string& source, uint32_t s
 }
 
 Manifest ThreeFiles() {
-  std::vector<FileIndex> indexes = {IndexOf("/d/b.tar", "captions", 3, 1), IndexOf("/d/a.tar", "captions", 2, 1),
-                                    IndexOf("/d/c.tar", "text", 4, 0)};
+  std::vector<FileIndex> indexes = {IndexOf("/d/b.tar", "captions", 2, 3, 1), IndexOf("/d/a.tar", "captions", 1, 2, 1),
+                                    IndexOf("/d/c.tar", "text", 0, 4, 0)};
   indexes[2].rejected_count = 1;
   indexes[2].rejected.push_back({"/d/c.tar", 7, "no target"});
   return MergeIndexes({"digest", "chatml", 24, 16, 128}, {"text", "captions"}, std::move(indexes));
@@ -51,14 +53,33 @@ TEST(ManifestTest, SourcesAreAdjacentAndFilesSorted) {
 }
 
 TEST(ManifestTest, DoesNotDependOnWhoIndexedWhat) {
-  std::vector<FileIndex> indexes = {IndexOf("/d/c.tar", "text", 4, 0), IndexOf("/d/b.tar", "captions", 3, 1),
-                                    IndexOf("/d/a.tar", "captions", 2, 1)};
+  std::vector<FileIndex> indexes = {IndexOf("/d/c.tar", "text", 0, 4, 0), IndexOf("/d/b.tar", "captions", 2, 3, 1),
+                                    IndexOf("/d/a.tar", "captions", 1, 2, 1)};
   indexes[0].rejected_count = 1;
   indexes[0].rejected.push_back({"/d/c.tar", 7, "no target"});
   const std::string shuffled = EncodeManifest(MergeIndexes({"digest", "chatml", 24, 16, 128}, {"text", "captions"},
                                                            *DecodeFileIndexes(EncodeFileIndexes(indexes))))
                                    .json;
   EXPECT_EQ(shuffled, EncodeManifest(ThreeFiles()).json);
+}
+
+// A generate stage that was restarted has its shards in two folders, by the fence of the attempt that wrote them.
+TEST(ManifestTest, DoesNotDependOnTheAttemptThatWroteAFile) {
+  const auto counts_of = [](const std::vector<std::string>& paths) {
+    std::vector<FileIndex> indexes;
+    for (const uint32_t shard : {0, 2, 4, 1, 3}) {  // two index shards
+      indexes.push_back(IndexOf(paths[shard], "captions", shard, shard + 1, 1));
+    }
+    const Manifest manifest =
+        MergeIndexes({"digest", "chatml", 24, 16, 128}, {"captions"}, *DecodeFileIndexes(EncodeFileIndexes(indexes)));
+    return EncodeManifest(manifest).samples;
+  };
+  EXPECT_EQ(counts_of({"/g/f00000002/shard-00000.l000009.tar", "/g/f00000001/shard-00001.l000002.tar",
+                       "/g/f00000002/shard-00002.l000007.tar", "/g/f00000001/shard-00003.l000003.tar",
+                       "/g/f00000002/shard-00004.l000008.tar"}),
+            counts_of({"/g/f00000001/shard-00000.l000001.tar", "/g/f00000001/shard-00001.l000002.tar",
+                       "/g/f00000001/shard-00002.l000003.tar", "/g/f00000001/shard-00003.l000004.tar",
+                       "/g/f00000001/shard-00004.l000005.tar"}));
 }
 
 TEST(ManifestTest, ComesBackFromDiskAsItWas) {
