@@ -34,13 +34,23 @@ std::vector<bool> LiveNodes(const Graph& graph, const std::vector<ValueId>& want
   return live;
 }
 
-absl::Status CheckPrompt(const Prompt& prompt, size_t index) {
+// The longest answer of a prompt.
+int64_t TokensLeft(const Prompt& prompt, const GenerateOptions& options) {
+  if (options.context_max == 0) return options.max_new_tokens;
+  return std::min(options.max_new_tokens, options.context_max - static_cast<int64_t>(prompt.ids.size()));
+}
+
+absl::Status CheckPrompt(const Prompt& prompt, size_t index, const GenerateOptions& options) {
   const std::string which = "; prompt " + std::to_string(index);
   if (prompt.ids.empty()) return absl::InvalidArgumentError("cannot generate from an empty prompt" + which);
   if (prompt.pixels.defined() == prompt.image_rows.empty()) {
     return absl::InvalidArgumentError("a prompt's pictures and image positions must come together" + which);
   }
   const int64_t tokens = static_cast<int64_t>(prompt.ids.size());
+  if (TokensLeft(prompt, options) <= 0) {
+    return absl::InvalidArgumentError("a prompt fills the context, no answer fits" + which + ", tokens " +
+                                      std::to_string(tokens) + " of " + std::to_string(options.context_max));
+  }
   for (const int64_t row : prompt.image_rows) {
     if (row < 0 || row >= tokens) {
       return absl::InvalidArgumentError("an image position lies outside the prompt" + which + ", position " +
@@ -103,12 +113,13 @@ class Group {
         options_(options),
         logits_(graph.FindValue("next_logits")),
         answers_(prompts_.size()) {
-    int64_t longest = 0;
-    for (const Prompt* prompt : prompts_) longest = std::max(longest, static_cast<int64_t>(prompt->ids.size()));
+    int64_t longest = 0;  // with its answer
+    for (const Prompt* prompt : prompts_) {
+      longest = std::max(longest, static_cast<int64_t>(prompt->ids.size()) + TokensLeft(*prompt, options));
+    }
     for (const Node& node : graph.nodes) {
       const bool attends = node.name.rfind("llm.blocks.", 0) == 0;
-      caches_.push_back(attends ? std::make_unique<LayerCache>(static_cast<int64_t>(prompts_.size()),
-                                                               longest + options.max_new_tokens)
+      caches_.push_back(attends ? std::make_unique<LayerCache>(static_cast<int64_t>(prompts_.size()), longest)
                                 : nullptr);
       cache_pointers_.push_back(caches_.back().get());
     }
@@ -118,18 +129,19 @@ class Group {
     std::vector<int64_t> running(prompts_.size());
     std::iota(running.begin(), running.end(), int64_t{0});
     std::vector<int64_t> tokens = Step(PrefillBatch(prompts_), Phase::kPrefill, running);
-    for (int64_t step = 0; step < options_.max_new_tokens; ++step) {
+    while (true) {
       std::vector<int64_t> next_running, ids, positions;
       for (size_t i = 0; i < running.size(); ++i) {
         const int64_t row = running[i];
         if (std::count(options_.stop_ids.begin(), options_.stop_ids.end(), tokens[i]) > 0) continue;
-        positions.push_back(static_cast<int64_t>(prompts_[row]->ids.size() + answers_[row].size()));
         answers_[row].push_back(tokens[i]);
+        if (static_cast<int64_t>(answers_[row].size()) == TokensLeft(*prompts_[row], options_)) continue;
+        positions.push_back(static_cast<int64_t>(prompts_[row]->ids.size() + answers_[row].size()) - 1);
         next_running.push_back(row);
         ids.push_back(tokens[i]);
       }
       running = std::move(next_running);
-      if (running.empty() || step + 1 == options_.max_new_tokens) break;
+      if (running.empty()) break;
       tokens = Step(DecodeBatch(ids, positions), Phase::kDecode, running);
     }
     return std::move(answers_);
@@ -143,6 +155,7 @@ class Group {
     }
     const MicroBatch moved = MoveTo(batch, params_(0)[0].device());
     const Values values = ForwardGraph(graph_, params_, moved, phase, cache_pointers_, {logits_});
+    if (options_.advance) options_.advance();
     const at::Tensor logits = values[logits_].to(at::kCPU).contiguous();
     const int64_t width = logits.size(1);
     const float* data = logits.const_data_ptr<float>();
@@ -171,7 +184,7 @@ absl::StatusOr<std::vector<std::vector<int64_t>>> GreedyGenerate(const Graph& gr
   if (options.max_new_tokens <= 0 || options.batch_prompts <= 0) {
     return absl::InvalidArgumentError("max_new_tokens and batch_prompts must be above 0");
   }
-  for (size_t i = 0; i < prompts.size(); ++i) VLM_RETURN_IF_ERROR(CheckPrompt(prompts[i], i));
+  for (size_t i = 0; i < prompts.size(); ++i) VLM_RETURN_IF_ERROR(CheckPrompt(prompts[i], i, options));
   std::vector<Params> views;
   for (size_t node = 0; node < graph.nodes.size(); ++node) views.push_back(params(static_cast<NodeId>(node)));
   const NodeParams cached = [&views](NodeId node) { return views[node]; };

@@ -22,8 +22,10 @@ struct Prompt {
 
 struct GenerateOptions {
   int64_t max_new_tokens = 32;
-  std::vector<int64_t> stop_ids;  // a stop token ends an answer and is not part of it
-  int64_t batch_prompts = 32;     // prompts decoded together; bounds the cache
+  std::vector<int64_t> stop_ids;            // a stop token ends an answer and is not part of it
+  int64_t batch_prompts = 32;               // prompts decoded together; bounds the cache
+  int64_t context_max = 0;                  // tokens of a prompt and its answer together; 0: as many as they have
+  std::function<void()> advance = nullptr;  // called after each forward, when set
 };
 
 // Parameters of a node in Node::params order; called once per node per generation. ParameterStore::Views fits.
@@ -32,7 +34,8 @@ using NodeParams = std::function<Params(NodeId)>;
 // The answer tokens of each prompt, in prompt order. Every step takes the token with the largest logit (the lowest
 // id among equals). Results do not depend on batch_prompts up to rounding: a row's logits agree within 1e-5
 // relative with an uncached forward. Runs without gradients on the calling thread.
-// INVALID_ARGUMENT: an empty prompt, or image rows that do not match the pixels (names the prompt).
+// INVALID_ARGUMENT: an empty prompt, one that leaves no room in context_max, or image rows that do not match the pixels
+// (names the prompt).
 absl::StatusOr<std::vector<std::vector<int64_t>>> GreedyGenerate(const Graph& graph, const NodeParams& params,
                                                                  const std::vector<Prompt>& prompts,
                                                                  const GenerateOptions& options);

@@ -66,8 +66,8 @@ absl::StatusOr<model::Prompt> Answerer::ToPrompt(const Question& question) const
   return prompt;
 }
 
-absl::StatusOr<std::vector<std::string>> Answerer::Answer(const std::vector<Question>& questions,
-                                                          int64_t max_new_tokens) const {
+absl::StatusOr<std::vector<Reply>> Answerer::Answer(const std::vector<Question>& questions, int64_t max_new_tokens,
+                                                    const std::function<void()>& advance) const {
   std::vector<model::Prompt> prompts;
   for (const Question& question : questions) {
     VLM_ASSIGN_OR_RETURN(model::Prompt prompt, ToPrompt(question));
@@ -76,6 +76,8 @@ absl::StatusOr<std::vector<std::string>> Answerer::Answer(const std::vector<Ques
   model::GenerateOptions options;
   options.max_new_tokens = max_new_tokens;
   options.stop_ids = {chat_template_->stop_id()};
+  options.context_max = config_.text.max_position_embeddings;
+  options.advance = advance;
   const model::NodeParams params = [this](model::NodeId node) {
     absl::StatusOr<model::Params> views = store_->Views(node);
     VLM_CHECK(views.ok(), std::string(views.status().message()));  // every bucket was acquired by Load
@@ -83,11 +85,13 @@ absl::StatusOr<std::vector<std::string>> Answerer::Answer(const std::vector<Ques
   };
   VLM_ASSIGN_OR_RETURN(const std::vector<std::vector<int64_t>> ids,
                        model::GreedyGenerate(*graph_, params, prompts, options));
-  std::vector<std::string> answers;
-  for (const std::vector<int64_t>& answer : ids) {
+  std::vector<Reply> answers;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const std::vector<int64_t>& answer = ids[i];
     VLM_ASSIGN_OR_RETURN(std::string text, tokenizer_->Decode(std::vector<int32_t>(answer.begin(), answer.end()),
                                                               data::SpecialTokens::kSkip));
-    answers.push_back(std::move(text));
+    const bool full = static_cast<int64_t>(prompts[i].ids.size() + answer.size()) >= options.context_max;
+    answers.push_back({std::move(text), full && static_cast<int64_t>(answer.size()) < max_new_tokens});
   }
   return answers;
 }

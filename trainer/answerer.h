@@ -2,6 +2,7 @@
 #ifndef VLM_TRAINER_ANSWERER_H_
 #define VLM_TRAINER_ANSWERER_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,6 +25,11 @@ struct Question {
   std::vector<std::vector<float>> pictures;  // [3, size, size] each, as the model sees them
 };
 
+struct Reply {
+  std::string text;
+  bool cut = false;  // by the model's context, before the answer had max_new_tokens
+};
+
 // Thread-compatible.
 class Answerer {
  public:
@@ -33,9 +39,11 @@ class Answerer {
                                                         const std::string& chat_template, at::Device device,
                                                         const Clock* clock);
 
-  // Greedy answers in question order. INVALID_ARGUMENT for a picture where the model takes none, or a question
-  // longer than the model's context.
-  absl::StatusOr<std::vector<std::string>> Answer(const std::vector<Question>& questions, int64_t max_new_tokens) const;
+  // Greedy answers in question order; question and answer together are at most the model's context. `advance` is called
+  // for each token of a batch, when set. INVALID_ARGUMENT for a picture where the model takes none, or a question that
+  // fills the model's context.
+  absl::StatusOr<std::vector<Reply>> Answer(const std::vector<Question>& questions, int64_t max_new_tokens,
+                                            const std::function<void()>& advance) const;
 
   const data::PixelOptions& pixels() const { return pixels_; }
   const ModelConfig& config() const { return config_; }

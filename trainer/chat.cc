@@ -2,7 +2,10 @@
 
 #include <ATen/Parallel.h>
 
+#include <cstdio>
+
 #include "data/tokenizer/chat_files.h"
+#include "train/torch_edge.h"
 #include "trainer/answerer.h"
 #include "trainer/stages/model_folder.h"
 
@@ -24,9 +27,7 @@ absl::Status CheckTemplate(const std::string& folder) {
   return absl::UnimplementedError("only the service's own ChatML template can be chatted with: " + path);
 }
 
-}  // namespace
-
-absl::StatusOr<std::string> Chat(const ChatOptions& options) {
+absl::StatusOr<std::string> AnswerOne(const ChatOptions& options) {
   VLM_RETURN_IF_ERROR(CheckTemplate(options.model_folder));
   at::set_num_threads(options.threads);
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<Answerer> answerer,
@@ -46,8 +47,18 @@ absl::StatusOr<std::string> Chat(const ChatOptions& options) {
   }
   message.content.push_back({data::ContentPart::Kind::kText, options.prompt});
   question.conversation.messages.push_back(std::move(message));
-  VLM_ASSIGN_OR_RETURN(const std::vector<std::string> answers, answerer->Answer({question}, options.max_tokens));
-  return answers[0];
+  VLM_ASSIGN_OR_RETURN(const std::vector<Reply> answers, answerer->Answer({question}, options.max_tokens, nullptr));
+  if (answers[0].cut) {
+    std::fprintf(stderr, "vlm-trainer chat: the model's context cut the answer, tokens: %lld\n",
+                 static_cast<long long>(answerer->config().text.max_position_embeddings));
+  }
+  return answers[0].text;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> Chat(const ChatOptions& options) {
+  return train::CatchTorch("chat", [&] { return AnswerOne(options); });
 }
 
 }  // namespace vlm::trainer

@@ -16,7 +16,8 @@ struct ChatOptions {
   int threads = 1;
 };
 
-// The answer. Errors name the file or folder.
+// The answer; a line on stderr tells when the model's context cut it. Errors name the file or folder;
+// nothing is thrown.
 absl::StatusOr<std::string> Chat(const ChatOptions& options);
 
 }  // namespace vlm::trainer

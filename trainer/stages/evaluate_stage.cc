@@ -27,6 +27,7 @@ Json ToJson(const Answered& answer) {
   Json json = {{"task", answer.task},         {"kind", answer.kind},         {"sample", answer.sample},
                {"question", answer.question}, {"expected", answer.expected}, {"generated", answer.generated}};
   if (answer.blank.has_value()) json["blank"] = *answer.blank;
+  if (answer.cut) json["cut"] = true;
   return json;
 }
 
@@ -39,7 +40,8 @@ absl::StatusOr<Answered> FromJson(const std::string& line) {
                   json.value("question", ""),
                   json.value("expected", ""),
                   json.value("generated", ""),
-                  {}};
+                  {},
+                  json.value("cut", false)};
   if (json.contains("blank")) answer.blank = json.value("blank", "");
   return answer;
 }
@@ -75,7 +77,7 @@ class EvaluateStage final : public PoolStage {
 
   std::string extension() const override { return ".jsonl"; }
 
-  absl::StatusOr<uint64_t> WriteShard(uint32_t shard, const std::string& path) override {
+  absl::StatusOr<uint64_t> WriteShard(uint32_t shard, const std::string& path, const Advance& advance) override {
     VLM_RETURN_IF_ERROR(LoadModel());
     const size_t shards = context_.assignment->shards;
     const size_t begin = items_.size() * shard / shards, end = items_.size() * (shard + 1) / shards;
@@ -89,11 +91,15 @@ class EvaluateStage final : public PoolStage {
         blanks.push_back(Blanked(question));
       }
       questions.push_back(std::move(question));
+      advance();
     }
-    VLM_ASSIGN_OR_RETURN(const std::vector<std::string> real, answerer_->Answer(questions, settings_.max_tokens));
-    VLM_ASSIGN_OR_RETURN(const std::vector<std::string> blank, answerer_->Answer(blanks, settings_.max_tokens));
-    for (size_t i = 0; i < real.size(); ++i) answers[i].generated = real[i];
-    for (size_t i = 0; i < blank.size(); ++i) answers[asked_blank[i]].blank = blank[i];
+    VLM_ASSIGN_OR_RETURN(const std::vector<Reply> real, answerer_->Answer(questions, settings_.max_tokens, advance));
+    VLM_ASSIGN_OR_RETURN(const std::vector<Reply> blank, answerer_->Answer(blanks, settings_.max_tokens, advance));
+    for (size_t i = 0; i < real.size(); ++i) {
+      answers[i].generated = real[i].text;
+      answers[i].cut = real[i].cut;
+    }
+    for (size_t i = 0; i < blank.size(); ++i) answers[asked_blank[i]].blank = blank[i].text;
     std::string lines;
     for (const Answered& answer : answers) {
       lines += ToJson(answer).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -102,7 +108,8 @@ class EvaluateStage final : public PoolStage {
     return answers.size();
   }
 
-  absl::StatusOr<std::vector<ArtifactFile>> Finish(const std::vector<ShardOutput>& winners) override {
+  absl::StatusOr<std::vector<ArtifactFile>> Finish(const std::vector<ShardOutput>& winners,
+                                                   const Advance& advance) override {
     std::vector<Answered> answers;
     std::string all;
     for (const ShardOutput& winner : winners) {
@@ -115,6 +122,7 @@ class EvaluateStage final : public PoolStage {
         answers.push_back(*std::move(answer));
         at = line_end + 1;
       }
+      advance();
     }
     VLM_ASSIGN_OR_RETURN(const Report report, MakeReport(answers));
     std::fputs(ReportText(report).c_str(), stderr);
@@ -133,6 +141,7 @@ class EvaluateStage final : public PoolStage {
   // Only a rank that answers needs the model; the finish task does not.
   absl::Status LoadModel() {
     if (answerer_ != nullptr) return absl::OkStatus();
+    context_.link->SetPhase(Phase::kLoad);
     VLM_ASSIGN_OR_RETURN(const at::Device device, OpenDevice(context_));
     VLM_ASSIGN_OR_RETURN(answerer_, Answerer::Load(context_.files, model_.folder, data_->manifest.render.chat_template,
                                                    device, context_.clock));

@@ -39,6 +39,10 @@ std::string Escape(const std::string& text) {
   return escaped;
 }
 
+std::string CutNote(const KindScore& score) {
+  return absl::StrCat(score.cut, " of ", score.total, " answers were cut by the model's context");
+}
+
 std::string Percent(double share) { return absl::StrFormat("%.1f %%", 100 * share); }
 
 Json ToJson(const KindScore& score) {
@@ -52,6 +56,7 @@ Json ToJson(const KindScore& score) {
   if (score.blank.has_value()) json["blank_within_margin"] = score.blank_within_margin;
   if (score.target.has_value()) json["target"] = *score.target;
   if (score.target.has_value()) json["target_met"] = score.target_met;
+  if (score.cut > 0) json["cut_by_context"] = score.cut;
   return json;
 }
 
@@ -101,10 +106,16 @@ std::string Plot(const StageCurve& curve) {
 }
 
 std::string ScoreTable(const TaskScore& score) {
-  std::string html =
-      absl::StrCat("<h3>", Escape(score.task),
-                   "</h3><table><tr><th>question</th><th>asked</th><th>correct</th><th>95 % interval</th>"
-                   "<th>target</th><th>blank picture</th><th>majority answer</th></tr>");
+  std::string html = absl::StrCat("<h3>", Escape(score.task), "</h3>");
+  for (const std::string& finding : Findings(score)) {
+    absl::StrAppend(&html, "<p class=\"bad\">", Escape(finding), "</p>");
+  }
+  for (const auto& [kind, result] : score.kinds) {
+    if (result.cut > 0) absl::StrAppend(&html, "<p>", Escape(kind), ": ", CutNote(result), "</p>");
+  }
+  absl::StrAppend(&html,
+                  "<table><tr><th>question</th><th>asked</th><th>correct</th><th>95 % interval</th>"
+                  "<th>target</th><th>blank picture</th><th>majority answer</th></tr>");
   for (const auto& [kind, result] : score.kinds) {
     const char* const color = !result.target.has_value() ? "" : result.target_met ? "good" : "bad";
     const std::string target = result.target.has_value() ? Percent(*result.target) : "–";
@@ -168,9 +179,10 @@ std::string ReportJson(const Report& report) {
   Json json = {{"format", "vlm-report"},       {"version", 1},
                {"job", report.job_id},         {"stage", report.stage},
                {"model", report.model_digest}, {"passed", report.passed()},
-               {"tasks", Json::object()},      {"curves", Json::array()},
-               {"pictures", Json::array()}};
+               {"findings", Json::array()},    {"tasks", Json::object()},
+               {"curves", Json::array()},      {"pictures", Json::array()}};
   for (const TaskScore& score : report.scores) {
+    for (const std::string& finding : Findings(score)) json["findings"].push_back(finding);
     for (const auto& [kind, result] : score.kinds) json["tasks"][score.task][kind] = ToJson(result);
   }
   for (const StageCurve& curve : report.curves) {
@@ -219,9 +231,11 @@ std::string ReportText(const Report& report) {
                             result.target.has_value() ? Percent(*result.target) : "-",
                             result.blank.has_value() ? Percent(*result.blank) : "-", Percent(result.majority),
                             !result.target_met            ? "  MISSED"
-                            : !result.blank_within_margin ? "  CONTROL TOO GOOD"
+                            : !result.blank_within_margin ? "  CONTROL OUT OF MARGIN"
                                                           : "");
+      if (result.cut > 0) absl::StrAppend(&text, "  ", CutNote(result), "\n");
     }
+    for (const std::string& finding : Findings(score)) absl::StrAppend(&text, finding, "\n");
   }
   return text;
 }

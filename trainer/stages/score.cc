@@ -4,13 +4,15 @@
 #include <cmath>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace vlm::trainer {
 namespace {
 
 // Counts of one kind of question while answers go by.
 struct Tally {
-  int64_t total = 0, correct = 0, blank_total = 0, blank_correct = 0;
+  int64_t total = 0, correct = 0, cut = 0, blank_total = 0, blank_correct = 0;
   std::map<std::string, int64_t> expected;
 };
 
@@ -18,6 +20,7 @@ KindScore ScoreOf(const Tally& tally, std::optional<double> target, double margi
   KindScore score;
   score.total = tally.total;
   score.correct = tally.correct;
+  score.cut = tally.cut;
   score.accuracy = static_cast<double>(tally.correct) / static_cast<double>(tally.total);
   score.interval = WilsonInterval(tally.correct, tally.total);
   const auto majority = std::max_element(tally.expected.begin(), tally.expected.end(),
@@ -28,7 +31,7 @@ KindScore ScoreOf(const Tally& tally, std::optional<double> target, double margi
   score.target_met = !target.has_value() || score.accuracy >= *target;
   if (tally.blank_total > 0) {
     score.blank = static_cast<double>(tally.blank_correct) / static_cast<double>(tally.blank_total);
-    score.blank_within_margin = *score.blank <= score.majority + margin;
+    score.blank_within_margin = std::abs(*score.blank - score.majority) <= margin;
   }
   return score;
 }
@@ -67,29 +70,50 @@ std::vector<Answered> ChooseShown(const std::vector<Answered>& answers, const st
 }
 
 bool TaskScore::passed() const {
+  if (kinds.empty() || !unanswered.empty()) return false;
   return std::all_of(kinds.begin(), kinds.end(),
                      [](const auto& kind) { return kind.second.target_met && kind.second.blank_within_margin; });
 }
 
+std::vector<std::string> Findings(const TaskScore& score) {
+  if (score.kinds.empty()) return {absl::StrCat("task has no answers: ", score.task)};
+  std::vector<std::string> findings;
+  const std::string occurring =
+      absl::StrJoin(score.kinds, ", ", [](std::string* out, const auto& kind) { absl::StrAppend(out, kind.first); });
+  for (const std::string& kind : score.unanswered) {
+    findings.push_back(absl::StrCat("task ", score.task, " has a target for a kind that no question is of: ", kind,
+                                    "; name one that occurs: ", occurring));
+  }
+  return findings;
+}
+
 std::vector<TaskScore> Score(const std::vector<Answered>& answers, const ScoreOptions& options) {
   std::map<std::string, std::map<std::string, Tally>> tallies;
+  for (const auto& [task, targets] : options.targets) tallies[task];
   for (const Answered& answer : answers) {
     Tally& tally = tallies[answer.task][answer.kind];
     ++tally.total;
     ++tally.expected[answer.expected];
     tally.correct += ExactMatch(answer.expected, answer.generated) ? 1 : 0;
+    tally.cut += answer.cut ? 1 : 0;
     if (!answer.blank.has_value()) continue;
     ++tally.blank_total;
     tally.blank_correct += ExactMatch(answer.expected, *answer.blank) ? 1 : 0;
   }
   std::vector<TaskScore> scores;
   for (const auto& [task, kinds] : tallies) {
-    TaskScore score{task, {}};
+    TaskScore score;
+    score.task = task;
     const auto targets = options.targets.find(task);
     for (const auto& [kind, tally] : kinds) {
       std::optional<double> target;
       if (targets != options.targets.end() && targets->second.count(kind) > 0) target = targets->second.at(kind);
       score.kinds[kind] = ScoreOf(tally, target, options.margin);
+    }
+    if (targets != options.targets.end()) {
+      for (const auto& [kind, target] : targets->second) {
+        if (!score.kinds.contains(kind)) score.unanswered.push_back(kind);
+      }
     }
     scores.push_back(std::move(score));
   }

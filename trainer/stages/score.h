@@ -16,6 +16,7 @@ struct Answered {
   uint64_t sample = 0;     // number in the manifest
   std::string question, expected, generated;
   std::optional<std::string> blank;  // the answer with a blank picture in place of the real one
+  bool cut = false;                  // the model's context ended the answer
 };
 
 struct Interval {
@@ -32,6 +33,7 @@ bool ExactMatch(const std::string& expected, const std::string& generated);
 
 struct KindScore {
   int64_t total = 0, correct = 0;
+  int64_t cut = 0;  // answers that the model's context ended
   double accuracy = 0;
   Interval interval;
   std::string majority_answer;
@@ -39,20 +41,25 @@ struct KindScore {
   std::optional<double> blank;  // accuracy with blank pictures
   std::optional<double> target;
   bool target_met = true;
-  bool blank_within_margin = true;  // blank <= majority + margin
+  bool blank_within_margin = true;  // |blank - majority| <= margin
 };
 
 struct TaskScore {
   std::string task;
   std::map<std::string, KindScore> kinds;
+  std::vector<std::string> unanswered = {};  // kinds with a target that no question is of
   bool passed() const;
 };
+
+// What is wrong with the task itself, one sentence each, for its author: no answers at all, or targets for kinds that
+// do not occur. Such a task has not passed.
+std::vector<std::string> Findings(const TaskScore& score);
 
 struct ScoreOptions {
   std::map<std::string, std::map<std::string, double>> targets;  // by task, kind
   double margin = 0.05;
 };
-// Tasks in the order of their names.
+// Every task that has answers or stands in `options.targets`, in the order of their names.
 std::vector<TaskScore> Score(const std::vector<Answered>& answers, const ScoreOptions& options);
 
 }  // namespace vlm::trainer

@@ -1,6 +1,7 @@
 #include "tests/integration/stages/local_job.h"
 
 #include <algorithm>
+#include <deque>
 #include <set>
 #include <thread>
 
@@ -20,16 +21,26 @@
 namespace vlm::trainer {
 namespace {
 
-// Leases every shard once, in order; the finish task when all are committed.
+// Leases every shard once, in order; the finish task when all are committed. What a stage's earlier attempt committed
+// stays.
 class ShardQueue {
  public:
-  void Reset(uint32_t shards) {
+  // `only`: see StageRun::shards.
+  void Open(const spec::Stage& stage, const std::vector<uint32_t>& only) {
     MutexLock lock(&mutex_);
-    next_ = 0;
+    if (stage.name != stage_) {
+      stage_ = stage.name;
+      outputs_.assign(stage.shards, {});
+      committed_.clear();
+    }
+    waiting_.clear();
+    for (uint32_t shard = 0; shard < stage.shards; ++shard) {
+      const bool wanted = only.empty() || std::find(only.begin(), only.end(), shard) != only.end();
+      if (wanted && !committed_.contains(shard)) waiting_.push_back(shard);
+    }
+    finishes_ = only.empty();
     failed_.clear();
     finish_leased_ = finished_ = false;
-    outputs_.assign(shards, {});
-    committed_.clear();
   }
   std::string failed() const {
     MutexLock lock(&mutex_);
@@ -68,10 +79,13 @@ class ShardQueue {
     response.set_retry_ms(5);
     if (finished_ || !failed_.empty()) {
       response.set_done(true);
-    } else if (next_ < outputs_.size()) {
+    } else if (!waiting_.empty()) {
       auto* const lease = response.add_leases();
-      lease->set_shard(next_++);
+      lease->set_shard(waiting_.front());
       lease->set_lease_id(++lease_id_);
+      waiting_.pop_front();
+    } else if (!finishes_) {
+      response.set_done(true);
     } else if (committed_.size() == outputs_.size() && !finish_leased_) {
       finish_leased_ = true;
       auto* const lease = response.add_leases();
@@ -93,7 +107,9 @@ class ShardQueue {
   }
 
   mutable Mutex mutex_;
-  uint32_t next_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::string stage_ ABSL_GUARDED_BY(mutex_);
+  std::deque<uint32_t> waiting_ ABSL_GUARDED_BY(mutex_);
+  bool finishes_ ABSL_GUARDED_BY(mutex_) = true;
   uint64_t lease_id_ ABSL_GUARDED_BY(mutex_) = 0;
   bool finish_leased_ ABSL_GUARDED_BY(mutex_) = false;
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
@@ -113,11 +129,8 @@ struct Meeting {
 class LocalLink final : public WorkerLink {
  public:
   LocalLink(Assignment assignment, std::shared_ptr<Meeting> meeting, rpc::MemoryTransport* transport,
-            std::function<void(uint64_t)> on_step)
-      : assignment_(std::move(assignment)),
-        meeting_(std::move(meeting)),
-        channel_(transport->Connect()),
-        on_step_(std::move(on_step)) {}
+            const StageRun& run)
+      : assignment_(std::move(assignment)), meeting_(std::move(meeting)), channel_(transport->Connect()), run_(run) {}
 
   const Assignment& assignment() const override { return assignment_; }
   absl::StatusOr<std::vector<LinkEndpoint>> Rendezvous(const LinkEndpoint& mine, absl::Duration timeout) override {
@@ -129,9 +142,11 @@ class LocalLink final : public WorkerLink {
     return meeting_->endpoints;
   }
   void PostReady() override {}
-  void SetPhase(Phase) override {}
+  void SetPhase(Phase phase) override {
+    if (run_.on_phase) run_.on_phase(phase);
+  }
   void SetProgress(const Progress& progress) override {
-    if (on_step_) on_step_(progress.step);
+    if (run_.on_progress) run_.on_progress(progress);
   }
   void WatchCollective(std::function<uint64_t()>) override {}
   void AddMetric(std::string_view, uint64_t, double) override {}
@@ -144,7 +159,7 @@ class LocalLink final : public WorkerLink {
   const Assignment assignment_;
   const std::shared_ptr<Meeting> meeting_;
   const std::unique_ptr<rpc::Channel> channel_;
-  const std::function<void(uint64_t)> on_step_;
+  const StageRun& run_;
 };
 
 std::string UidOf(const std::string& stage) { return Sha256Of(stage).Hex().substr(0, 16); }
@@ -237,7 +252,7 @@ absl::Status LocalJob::RunStage(const std::string& name, const StageRun& run) {
   assignment.resume_step = opened.step;
   assignment.resume_folder = opened.folder;
   assignment.resume_cursor = opened.cursor;
-  state_->shards.Reset(stage->shards);
+  state_->shards.Open(*stage, run.shards);
 
   auto meeting = std::make_shared<Meeting>();
   {
@@ -252,7 +267,7 @@ absl::Status LocalJob::RunStage(const std::string& name, const StageRun& run) {
       mine.rank = rank;
       mine.run_folder = absl::StrCat(state_->folder, "/run-", assignment.fence, "-", rank);
       VLM_CHECK(MakeDirectories(PosixFileSystem(), mine.run_folder).ok(), "make a run folder");
-      LocalLink link(mine, meeting, state_->transport.get(), run.on_step);
+      LocalLink link(mine, meeting, state_->transport.get(), run);
       absl::StatusOr<spec::Stage> parsed = spec::StageFromJson(mine.stage_json);
       if (!parsed.ok()) {
         statuses[static_cast<size_t>(rank)] = parsed.status();
@@ -270,7 +285,7 @@ absl::Status LocalJob::RunStage(const std::string& name, const StageRun& run) {
   for (std::thread& rank : ranks) rank.join();
   for (const absl::Status& status : statuses) VLM_RETURN_IF_ERROR(status);
   if (!state_->shards.failed().empty()) return absl::InternalError("a shard failed: " + state_->shards.failed());
-  if (run.stop_after_save > 0) return absl::OkStatus();
+  if (run.stop_after_save > 0 || !run.shards.empty()) return absl::OkStatus();
   const std::string kind(spec::StageKindName(stage->kind));
   VLM_ASSIGN_OR_RETURN(const checkpoint::Artifact artifact,
                        client.CommitArtifact(assignment.stage_uid, assignment.fence, kind));

@@ -156,14 +156,147 @@ TEST(StagesTest, StepsAdvanceWhileASaveIsOpen) {
     advanced = trained >= 7;
     return absl::OkStatus();
   });
-  const absl::Status status = job->RunStage("sft", {.world = 1, .files = slow.get(), .on_step = [&](uint64_t step) {
-                                                      MutexLock lock(&mutex);
-                                                      trained = step;
-                                                      changed.NotifyAll();
-                                                    }});
+  const absl::Status status =
+      job->RunStage("sft", {.world = 1, .files = slow.get(), .on_progress = [&](const Progress& progress) {
+                              MutexLock lock(&mutex);
+                              trained = progress.step;
+                              changed.NotifyAll();
+                            }});
   EXPECT_TRUE(status.ok()) << status;
   EXPECT_TRUE(met);
   EXPECT_TRUE(advanced);
+}
+
+// While a save is under way, those that find no room are skipped: the rank then trains, and says so.
+TEST(StagesTest, ASkippedSaveLeavesThePhaseOfSaving) {
+  const std::unique_ptr<LocalJob> job =
+      NewJob("skipped_save", {"spec.stages[sft].checkpoint.every=1 steps", "spec.stages[sft].train.steps=10"});
+  RunUpTo(job.get(), "align", {.world = 1});
+  Mutex mutex;
+  CondVar changed;
+  uint64_t trained = 0;
+  bool met = false;
+  const auto slow = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string& path) {
+    if (operation != FileOperation::kSync || path.find("/sft/step-00000001") == std::string::npos) {
+      return absl::OkStatus();
+    }
+    MutexLock lock(&mutex);
+    if (std::exchange(met, true)) return absl::OkStatus();
+    const absl::Duration give_up = RealClock()->Monotonic() + absl::Minutes(1);
+    while (trained < 8 && RealClock()->Monotonic() < give_up) changed.WaitFor(&mutex, absl::Seconds(1));
+    return absl::OkStatus();
+  });
+  Phase phase = Phase::kInit;
+  std::vector<uint64_t> saving;  // steps after which the rank stood in the phase of saving
+  testing::internal::CaptureStderr();
+  const absl::Status status = job->RunStage("sft", {.world = 1,
+                                                    .files = slow.get(),
+                                                    .on_progress =
+                                                        [&](const Progress& progress) {
+                                                          if (phase == Phase::kSave) saving.push_back(progress.step);
+                                                          MutexLock lock(&mutex);
+                                                          trained = progress.step;
+                                                          changed.NotifyAll();
+                                                        },
+                                                    .on_phase = [&](Phase now) { phase = now; }});
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_THAT(log, ::testing::HasSubstr("checkpoint of step 5 skipped"));
+  EXPECT_THAT(saving, ::testing::IsEmpty());
+}
+
+// What a stage holds and sends is told once it is known: activations of one micro-batch are measured.
+TEST(StagesTest, TheLogTellsMeasuredBytes) {
+  const std::unique_ptr<LocalJob> job = NewJob("ledger");
+  RunUpTo(job.get(), "pretrain", {.world = 2});
+  testing::internal::CaptureStderr();
+  const absl::Status status = job->RunStage("align", {.world = 2});
+  const std::string log = testing::internal::GetCapturedStderr();
+  ASSERT_TRUE(status.ok()) << status;
+  for (const char* const line : {"bytes of rank 0 after step 1\n", "bytes of rank 1 after step 1\n",
+                                 "bytes of rank 0 after step 6\n", "bytes of rank 1 after step 6\n"}) {
+    const size_t at = log.find(line);
+    ASSERT_NE(at, std::string::npos) << line << log;
+    EXPECT_THAT(log.substr(at, 400),
+                ::testing::ContainsRegex("activations [1-9][0-9]+, .*\ncommunicated: reduced [1-9]"));
+  }
+}
+
+// A pool that is restarted in the middle leaves its shards in the folders of two attempts. Neither the order of
+// samples nor what is trained on them may tell.
+TEST(StagesTest, ARestartedPoolChangesNoWeight) {
+  std::map<std::string, std::string> whole;
+  for (const bool restarted : {false, true}) {
+    const std::unique_ptr<LocalJob> job = NewJob(restarted ? "restarted_pool" : "whole_pool");
+    if (restarted) {
+      // Of each split some: captions are shards 3 and 4, questions 5 to 7.
+      ASSERT_TRUE(job->RunStage("generate", {.shards = {1, 4, 5, 7}}).ok());
+    }
+    RunUpTo(job.get(), "align", {});
+    std::map<std::string, std::string> contents = Contents(job->ArtifactFolder("align"));
+    contents.erase("trainer_state.json");  // names the data's digest, which holds absolute paths
+    contents.erase("trainer_state.json.sum");
+    contents["samples.bin"] = Contents(job->ArtifactFolder("index")).at("samples.bin");
+    if (whole.empty()) {
+      whole = std::move(contents);
+    } else {
+      ExpectSameFiles(whole, contents);
+    }
+  }
+}
+
+// A shard may take longer than a rank may be silent: progress is told by record, by answer and by merge.
+TEST(StagesTest, PoolsTellProgressInsideAShard) {
+  const std::unique_ptr<LocalJob> job = NewJob("progress");
+  // Least counts: records of all shards; texts and merges; records; tokens of answers.
+  const std::map<std::string, uint64_t> least = {{"generate", 48 + 32 + 48 + 16 + 16},
+                                                 {"tokenizer", 48 + 32 + 48},
+                                                 {"index", 32 + 48 + 16 + 16},
+                                                 {"evaluate", 12}};
+  for (const spec::Stage& stage : job->job().stages) {
+    uint64_t counter = 0, finishing = 0;
+    bool in_finish = false;
+    const absl::Status status =
+        job->RunStage(stage.name, {.on_progress =
+                                       [&](const Progress& progress) {
+                                         EXPECT_GE(progress.counter, counter);
+                                         counter = progress.counter;
+                                         finishing += in_finish ? 1 : 0;
+                                       },
+                                   .on_phase = [&](Phase phase) { in_finish = phase == Phase::kPublish; }});
+    ASSERT_TRUE(status.ok()) << stage.name << ": " << status;
+    if (const auto expected = least.find(stage.name); expected != least.end()) {
+      EXPECT_GE(counter, expected->second) << stage.name;
+    }
+    if (stage.name == "tokenizer") {
+      EXPECT_GE(finishing, 40u);  // merges: 320 entries less 256 bytes and the special tokens
+    }
+  }
+}
+
+TEST(StagesTest, AModelIsNotTrainedOnAnIndexOfAnotherTokenizer) {
+  const std::unique_ptr<LocalJob> job = NewJob("tokenizers"), other = NewJob("other_tokenizer", {"spec.seed=8"});
+  RunUpTo(job.get(), "pretrain", {});
+  RunUpTo(other.get(), "tokenizer", {});
+  const std::string mine = job->ArtifactFolder("pretrain") + "/tokenizer.json";
+  ASSERT_TRUE(PosixFileSystem()->Remove(mine).ok());
+  std::filesystem::copy_file(other->ArtifactFolder("tokenizer") + "/tokenizer.json", mine);
+  const absl::Status status = job->RunStage("align", {});
+  EXPECT_EQ(ExitCodeOf(status), ExitCode::kUserError) << status;
+  EXPECT_THAT(std::string(status.message()),
+              ::testing::AllOf(::testing::HasSubstr("different tokenizers"), ::testing::HasSubstr("stage pretrain"),
+                               ::testing::HasSubstr("stage index")));
+}
+
+// Of a model that learned nothing, answers go on until the context ends them.
+TEST(StagesTest, AnAnswerIsCutAtTheContextAndTellsIt) {
+  const std::unique_ptr<LocalJob> job = NewJob("cut", {"spec.stages[evaluate].generation.max_tokens=1000"});
+  const absl::Status status = job->RunAll({});
+  ASSERT_TRUE(status.ok()) << status;
+  const std::map<std::string, std::string> report = Contents(job->ArtifactFolder("evaluate"));
+  EXPECT_GT(Count(report.at("answers.jsonl"), "\"cut\":true"), 0);
+  EXPECT_THAT(report.at("report.json"), ::testing::HasSubstr("\"cut_by_context\""));
+  EXPECT_THAT(report.at("report.html"), ::testing::HasSubstr("answers were cut by the model's context"));
 }
 
 // The bytes of one tensor of a safetensors file.
@@ -286,6 +419,29 @@ TEST(ScoreTest, TargetsControlsAndMajority) {
   EXPECT_FALSE(Score(answers, {{{"scenes", {{"color", 0.95}}}}, 0.05})[0].passed());
   for (Answered& answer : answers) answer.blank = answer.expected;  // answers without seeing: something leaks
   EXPECT_FALSE(Score(answers, {{}, 0.05})[0].passed());
+  for (Answered& answer : answers) answer.blank = "pear";  // no guess, but something that no question allows
+  EXPECT_FALSE(Score(answers, {{}, 0.05})[0].passed());
+}
+
+// A target that is misspelled would otherwise be met by nobody asking.
+TEST(ScoreTest, ATargetForNothingFailsItsTaskAndSaysWhatOccurs) {
+  std::vector<Answered> answers;
+  for (const char* const kind : {"color", "count"}) answers.push_back({"scenes", kind, 0, "q", "red", "red", {}});
+  Report report;
+  report.scores = Score(answers, {{{"scenes", {{"colour", 0.5}, {"count", 0.5}}}, {"pairs", {}}}, 0.05});
+  ASSERT_EQ(report.scores.size(), 2u);
+  EXPECT_THAT(Findings(report.scores[0]), ::testing::ElementsAre("task has no answers: pairs"));
+  EXPECT_THAT(
+      Findings(report.scores[1]),
+      ::testing::ElementsAre("task scenes has a target for a kind that no question is of: colour; name one that "
+                             "occurs: color, count"));
+  for (const TaskScore& score : report.scores) EXPECT_FALSE(score.passed()) << score.task;
+  for (const std::string& text : {ReportText(report), ReportHtml(report), ReportJson(report)}) {
+    EXPECT_THAT(text, ::testing::AllOf(::testing::HasSubstr("no question is of: colour"),
+                                       ::testing::HasSubstr("no answers: pairs")));
+  }
+  EXPECT_TRUE(Score(answers, {{{"scenes", {{"color", 0.5}}}}, 0.05})[0].passed());
+  EXPECT_THAT(Findings(Score(answers, {{{"scenes", {{"color", 0.5}}}}, 0.05})[0]), ::testing::IsEmpty());
 }
 
 TEST(ScoreTest, EveryKindOfQuestionIsShown) {

@@ -133,6 +133,22 @@ TEST_F(GenerateTest, AStopTokenEndsAnAnswerAndOnlyThatAnswer) {
   EXPECT_EQ((*stopped)[1], (*free)[1]);
 }
 
+TEST_F(GenerateTest, TheContextEndsAnAnswerAndOnlyThatAnswer) {
+  Build(2);
+  const std::vector<Prompt> prompts = {MakePrompt(14, 1, 1), MakePrompt(3, 0, 2), MakePrompt(19, 1, 3)};
+  const auto free = GreedyGenerate(graph_, Views(), prompts, {.max_new_tokens = 8});
+  int forwards = 0;
+  const auto bounded = GreedyGenerate(graph_, Views(), prompts,
+                                      {.max_new_tokens = 8, .context_max = 20, .advance = [&forwards] { ++forwards; }});
+  ASSERT_TRUE(free.ok() && bounded.ok());
+  EXPECT_EQ((*bounded)[0], std::vector<int64_t>((*free)[0].begin(), (*free)[0].begin() + 6));
+  EXPECT_EQ((*bounded)[1], (*free)[1]);
+  EXPECT_EQ((*bounded)[2], std::vector<int64_t>(1, (*free)[2][0]));
+  EXPECT_EQ(forwards, 8);
+  const auto none = GreedyGenerate(graph_, Views(), prompts, {.max_new_tokens = 8, .context_max = 19});
+  EXPECT_THAT(std::string(none.status().message()), ::testing::HasSubstr("prompt 2, tokens 19 of 19"));
+}
+
 TEST_F(GenerateTest, BadPromptsAreNamed) {
   Build(1);
   const auto message = [&](Prompt prompt) {
