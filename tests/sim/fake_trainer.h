@@ -79,7 +79,7 @@ class FakeTrainer : public std::enable_shared_from_this<FakeTrainer> {
   void FromWorker(const v1::AttachResponse& message);
   void Signal(int signal);
   void Die(int exit_code, int signal, bool oom);  // faults, too
-  void Vanish();                                  // with its worker: nobody reaps it
+  void Vanish();                                  // nobody reaps it
   void Freeze() { frozen_ = true; }               // no beat, no progress, deaf to TERM
   void Hang() { hung_ = true; }                   // beats, no progress
   bool alive() const { return alive_; }
@@ -119,6 +119,7 @@ class FakeTrainer : public std::enable_shared_from_this<FakeTrainer> {
   uint64_t counter_ = 0, step_ = 0, value_ = 0;
   v1::AddPartRequest part_;
   bool part_final_ = false;
+  int failed_saves_ = 0;  // in a row
   std::vector<v1::LeaseShardsResponse::Lease> leases_;
 };
 

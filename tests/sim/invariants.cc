@@ -6,7 +6,6 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "checkpoint/format/durable_file.h"
 #include "tests/sim/simulation.h"
 #include "vlm/v1/record.pb.h"
 
@@ -14,6 +13,14 @@ namespace vlm::sim {
 namespace {
 
 constexpr size_t kTrailMax = 80;
+// Loading the store costs as much as hundreds of inputs.
+constexpr uint64_t kInputsPerLook = 100;
+constexpr uint64_t kCatalogInputsPerLook = 16;
+
+std::pair<std::string, uint32_t> ShardOf(const std::string& key) {
+  const std::string uid = key.substr(0, key.size() - 4);
+  return {uid, static_cast<uint32_t>(coordinator::DecodeU64(std::string(4, '\0') + key.substr(uid.size())))};
+}
 
 }  // namespace
 
@@ -41,6 +48,11 @@ void Simulation::OnEvent(const v1::Event& event) {
 
 void Simulation::Watched(const v1::Event& event) {
   last_event_ = event.sequence();
+  if (event.kind() == "stage.publishing" && world_.hostile && aims_at_publishing_ && queue_.Chance(0.3)) {
+    ++result_.publishing_crashes;
+    queue_.After(queue_.Between(absl::ZeroDuration(), absl::Milliseconds(30)), "fault.publishing",
+                 [this] { CrashService(); });
+  }
   if (event.kind() == "attempt.fencing") ++result_.attempts;
   if (event.kind() == "worker.lost") ++result_.worker_losses;
   if (event.kind() == "stage.reused") ++result_.reused_stages;
@@ -59,73 +71,69 @@ void Simulation::CheckAcknowledged() {
   if (!list.ok() || static_cast<size_t>(list->jobs_size()) > jobs_.size()) Fail("a request made more than one job");
 }
 
-void Simulation::OnAttemptOpened(const std::string& stage_uid, uint64_t fence) {
-  uint64_t& highest = opened_[stage_uid];
-  highest = std::max(highest, fence);
+void Simulation::OnAttemptOpened(const std::string& stage_uid, uint64_t fence) { rules_.Opened(stage_uid, fence); }
+
+void Simulation::OnCatalogDecided(const checkpoint::CheckpointCore& core,
+                                  const std::vector<checkpoint::CatalogEvent>& events) {
+  rules_.Decided(core, events);
+  if (++catalog_inputs_ % kCatalogInputsPerLook == 0) rules_.CheckFiles(/*contents=*/false);
 }
 
 void Simulation::OnCatalogEvent(const checkpoint::CatalogEvent& event) {
-  if (event.kind == checkpoint::CatalogEvent::Kind::kCommitted) CheckCommitted(event.step);
+  if (event.kind == checkpoint::CatalogEvent::Kind::kAborted) ++result_.aborted_steps;
+  rules_.Told(event);
 }
 
-// No commit below the lowest accepted fence, and COMPLETE means: on disk.
-void Simulation::CheckCommitted(const checkpoint::StepKey& key) {
-  // A commit may be decided before an OpenAttempt of a higher fence and told after it; then it is its answer.
-  const auto opened = opened_.find(key.stage_uid);
-  if (opened != opened_.end() && key.fence < opened->second) {
-    Fail(absl::StrCat("step ", key.step, " of attempt ", key.fence, " was committed after attempt ", opened->second,
-                      " was opened"));
+// Only this takes files away.
+void Simulation::OnEffectDone(const checkpoint::Effect& effect) {
+  if (effect.kind == checkpoint::Effect::Kind::kRemoveFolder) rules_.CheckFiles(/*contents=*/false);
+}
+
+void Simulation::OnWrites(const std::vector<Mutation>& writes) {
+  bool jobs = false;
+  for (const Mutation& write : writes) {
+    if (write.family == coordinator::kShardFamily) CheckShardWrite(write);
+    if (write.family == coordinator::kNodeFamily && !write.value.has_value()) world_.forgotten.insert(write.key);
+    jobs = jobs || write.family == coordinator::kJobFamily || write.family == coordinator::kRequestFamily;
   }
-  for (const v1::Step& step : service_.checkpoint()->Steps()) {
-    if (step.stage_uid() != key.stage_uid || step.step() != key.step || step.fence() != key.fence) continue;
-    if (step.state() != v1::STEP_STATE_COMPLETE) continue;
-    for (const v1::StepFile& file : step.files()) CheckFile(step, file, true);
+  // Nothing else makes a job or takes one away.
+  if (jobs) CheckAcknowledged();
+  if (++inputs_ % kInputsPerLook == 0) {
+    queue_.After(absl::ZeroDuration(), "check.stored", [this] { CheckStored(); });
   }
 }
 
-void Simulation::CheckFile(const v1::Step& step, const v1::StepFile& file, bool contents) {
-  const checkpoint::FileClaim claim{file.name(), file.bytes(), file.digest()};
-  const auto damages = checkpoint::VerifyFiles(&files_, step.folder(), std::span(&claim, 1));
-  if (damages.ok() && damages->empty()) return;
-  Fail(absl::StrCat("a COMPLETE step is not as committed: ", step.folder(), "/", file.name(), ": ",
-                    damages.ok() ? damages->front().detail : damages.status().ToString()));
-}
-
-// After the disk has lost what was not synced. The service is down: what it will load is what counts.
-void Simulation::CheckAllCommitted() {
-  queue_.After(absl::ZeroDuration(), "check.disk", [this] {
-    if (!service_.up()) {
-      queue_.After(absl::Milliseconds(100), "check.disk", [this] { CheckAllCommitted(); });
-      return;
-    }
-    for (const v1::Step& step : service_.checkpoint()->Steps()) {
-      if (step.state() != v1::STEP_STATE_COMPLETE) continue;
-      for (const v1::StepFile& file : step.files()) CheckFile(step, file, true);
-    }
-  });
+// Whatever is decided is what a restart finds.
+void Simulation::CheckStored() {
+  if (!service_.up()) return;
+  const std::string difference = service_.CompareWithStore();
+  if (!difference.empty()) Fail(difference);
 }
 
 // A shard is DONE once: its row never changes to another lease.
-void Simulation::OnWrites(const std::vector<Mutation>& writes) {
-  for (const Mutation& write : writes) {
-    if (write.family == coordinator::kShardFamily) CheckShardWrite(write);
-  }
-}
-
 void Simulation::CheckShardWrite(const Mutation& write) {
-  const std::string uid = write.key.substr(0, write.key.size() - 4);
-  const auto shard = static_cast<uint32_t>(coordinator::DecodeU64(std::string(4, '\0') + write.key.substr(uid.size())));
-  const auto acknowledged = shard_winners_.find({uid, shard});
+  const auto [uid, shard] = ShardOf(write.key);
   if (!write.value.has_value()) {
-    // Only the finish task is done again, when what it wrote was lost.
+    // Only the finish task is done again, when what it wrote was lost, and what failed too often.
     shard_winners_.erase({uid, shard});
     return;
   }
   v1::ShardRecord record;
   if (!record.ParseFromString(*write.value)) return Fail("a shard row does not parse");
-  if (acknowledged != shard_winners_.end() && acknowledged->second != record.lease_id()) {
-    Fail(absl::StrCat("shard ", shard, " was done by lease ", acknowledged->second, " and again by ",
-                      record.lease_id()));
+  const auto row = service_.store().Get(coordinator::kShardFamily, write.key);
+  v1::ShardRecord before;
+  const bool done = row.ok() && row->has_value() && before.ParseFromString(**row) && !before.poisoned();
+  if (done && before.lease_id() != record.lease_id()) {
+    Fail(absl::StrCat("shard ", shard, " was done by lease ", before.lease_id(), " and again by ", record.lease_id()));
+  }
+}
+
+void Simulation::CheckShardsStored() {
+  for (const auto& [key, lease_id] : shard_winners_) {
+    const auto row = service_.store().Get(coordinator::kShardFamily, coordinator::ShardKey(key.first, key.second));
+    v1::ShardRecord record;
+    if (row.ok() && row->has_value() && record.ParseFromString(**row) && record.lease_id() == lease_id) continue;
+    Fail(absl::StrCat("shard ", key.second, " was done by lease ", lease_id, " and is not any more"));
   }
 }
 
@@ -148,6 +156,10 @@ void Simulation::OnDataAnswer(const coordinator::Input& input, const coordinator
 // The end: every job is what it should be, and every artifact is what a run without faults makes.
 void Simulation::CheckResults() {
   CheckAcknowledged();
+  CheckStored();
+  CheckShardsStored();
+  rules_.CheckFiles(/*contents=*/true);
+  rules_.CheckAtRest(*service_.checkpoint());
   std::map<std::string, v1::Step> finals;
   for (const v1::Step& step : service_.checkpoint()->Steps()) {
     if (step.final() && step.state() == v1::STEP_STATE_COMPLETE) finals[step.folder()] = step;

@@ -6,7 +6,6 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "checkpoint/format/durable_file.h"
 
 namespace vlm::sim {
 namespace {
@@ -28,6 +27,18 @@ coordinator::CoordinatorOptions Options(EventQueue* queue) {
   options.hang_init = options.hang_load = options.hang_eval = options.hang_save = absl::Seconds(20);
   options.hang_publish = absl::Seconds(20);
   return options;
+}
+
+// What of a stage must survive a restart, as text.
+std::string StoredPart(const v1::Stage& stage) {
+  std::string text = absl::StrCat("state ", static_cast<int>(stage.state()), ", attempt ", stage.fence(), " in state ",
+                                  static_cast<int>(stage.attempt_state()), ", world ", stage.world(), ", restarts ",
+                                  stage.restarts(), ", artifact ", stage.artifact_digest());
+  for (const v1::RankPlacement& rank : stage.ranks()) {
+    absl::StrAppend(&text, "; rank ", rank.rank(), " on ", rank.node_id(), " ended with ", rank.exit_code(), ", ",
+                    static_cast<int>(rank.failure()));
+  }
+  return text;
 }
 
 }  // namespace
@@ -56,7 +67,7 @@ void SimulatedService::Soon(absl::Duration delay, const char* label, std::functi
 void SimulatedService::Start() {
   VLM_CHECK(!up(), "the service runs already");
   ++life_;
-  stalled_until_ = planned_wake_ = absl::ZeroDuration();
+  stalled_until_ = planned_wake_ = disk_until_ = absl::ZeroDuration();
   synced_at_ = catalog_synced_at_ = queue_->now();
   checkpoint_ = std::make_unique<checkpoint::CheckpointCore>();
   for (const std::string& family : checkpoint::CatalogFamilies()) {
@@ -81,6 +92,7 @@ void SimulatedService::Start() {
   }
   absl::StatusOr<coordinator::Outputs> outputs = coordinator_->Start(Now());
   if (!outputs.ok()) return listener_->Fail(absl::StrCat("no start: ", outputs.status().ToString()));
+  listener_->OnCatalogStarted(*checkpoint_);
   SettleCheckpoint(*std::move(catalog));
   Settle(*std::move(outputs));
   PlanWake();
@@ -216,9 +228,7 @@ void SimulatedService::Perform(const coordinator::Effect& effect) {
     });
   } else if (const auto* nonce = std::get_if<coordinator::WriteNonce>(&effect)) {
     coordinator::NonceWritten answer{nonce->root, absl::StrCat("nonce-", life_), absl::StrCat("nonce ", life_), {}};
-    const absl::StatusOr<checkpoint::WrittenFile> written =
-        checkpoint::WriteDurableFile(files_, absl::StrCat(nonce->root, "/", answer.nonce_file), answer.nonce);
-    if (!written.ok() && written.status().code() != absl::StatusCode::kAlreadyExists) answer.status = written.status();
+    answer.status = WriteFileDurably(files_, absl::StrCat(nonce->root, "/", answer.nonce_file), answer.nonce);
     Soon(absl::Milliseconds(2), "service.nonce", [this, answer] { Feed(answer); });
   }
 }
@@ -228,6 +238,7 @@ void SimulatedService::FeedCheckpoint(uint64_t call, const checkpoint::Request& 
 }
 
 void SimulatedService::SettleCheckpoint(checkpoint::Outputs outputs) {
+  listener_->OnCatalogDecided(*checkpoint_, outputs.events);
   for (const Mutation& write : outputs.mutations) {
     queue_->Trace(write.family);
     queue_->Trace(write.key);
@@ -262,13 +273,46 @@ void SimulatedService::ReleaseCheckpoint(const checkpoint::Outputs& outputs) {
     if (!answer.empty()) answer.mapped()(reply.response);
   }
   for (const checkpoint::Effect& effect : outputs.effects) {
-    Soon(effect.delay + queue_->Between(absl::Milliseconds(1), absl::Milliseconds(10)), "catalog.effect",
-         [this, effect] {
-           const checkpoint::EffectResult result = runner_.Run(effect);
-           Soon(absl::Milliseconds(1), "catalog.result",
-                [this, result] { SettleCheckpoint(checkpoint_->Handle(Now().wall, result)); });
-         });
+    // Files are re-read by another thread than the one that makes and removes folders.
+    const bool reads = effect.kind == checkpoint::Effect::Kind::kVerifyFiles;
+    absl::Duration due = queue_->now() + queue_->Between(absl::Milliseconds(1), absl::Milliseconds(10));
+    if (!reads) due = disk_until_ = std::max(disk_until_, due);
+    Soon(due - queue_->now() + effect.delay, "catalog.effect", [this, effect] {
+      const checkpoint::EffectResult result = runner_.Run(effect);
+      listener_->OnEffectDone(effect);
+      Soon(absl::Milliseconds(1), "catalog.result",
+           [this, result] { SettleCheckpoint(checkpoint_->Handle(Now().wall, result)); });
+    });
   }
+}
+
+std::string SimulatedService::CompareWithStore() const {
+  coordinator::CoordinatorOptions options;
+  options.default_artifacts = kArtifactsRoot;
+  options.random_bytes = [](size_t count) { return std::string(count, 'x'); };
+  coordinator::Coordinator twin(std::move(options));
+  for (const std::string& family : coordinator::RestoredFamilies()) {
+    const absl::Status scan = store_.Scan(
+        family, "", [&](std::string_view key, std::string_view value) { return twin.AddRow(family, key, value).ok(); });
+    if (!scan.ok()) return absl::StrCat("the store does not load: ", scan.ToString());
+  }
+  if (const auto outputs = twin.Start(Now()); !outputs.ok()) return outputs.status().ToString();
+  const absl::StatusOr<v1::ListJobsResponse> jobs = coordinator_->ListJobs({});
+  if (!jobs.ok()) return jobs.status().ToString();
+  for (const v1::Job& listed : jobs->jobs()) {
+    const absl::StatusOr<v1::Job> stored = twin.GetJob(listed.job_id());
+    if (!stored.ok()) return absl::StrCat("a job is not stored: ", listed.job_id());
+    const v1::Job job = *coordinator_->GetJob(listed.job_id());
+    for (int i = 0; i < job.stages_size(); ++i) {
+      const std::string here = StoredPart(job.stages(i));
+      const std::string there = StoredPart(stored->stages(i));
+      // A stage that waits for its parents looks for an artifact to reuse as soon as the twin starts.
+      if (job.stages(i).state() == v1::STAGE_STATE_BLOCKED || here == there) continue;
+      return absl::StrCat("what a restart would load of ", job.job_id(), "/", job.stages(i).name(),
+                          " is not what is in memory: ", there, " instead of ", here);
+    }
+  }
+  return "";
 }
 
 }  // namespace vlm::sim

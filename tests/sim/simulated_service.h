@@ -29,7 +29,12 @@ class ServiceListener {
   virtual void OnSend(uint64_t session, const v1::SessionResponse& message) = 0;
   virtual void OnClose(uint64_t session) = 0;
   virtual void OnEvent(const v1::Event& event) = 0;
+  virtual void OnCatalogStarted(const checkpoint::CheckpointCore& core) = 0;
+  // What the catalog has decided, before it is on disk.
+  virtual void OnCatalogDecided(const checkpoint::CheckpointCore& core,
+                                const std::vector<checkpoint::CatalogEvent>& events) = 0;
   virtual void OnCatalogEvent(const checkpoint::CatalogEvent& event) = 0;
+  virtual void OnEffectDone(const checkpoint::Effect& effect) = 0;
   virtual void OnAttemptOpened(const std::string& stage_uid, uint64_t fence) = 0;  // an OK answer was given
   virtual void OnWrites(const std::vector<Mutation>& writes) = 0;                  // of the coordinator, when decided
   virtual void Fail(const std::string& violation) = 0;
@@ -57,6 +62,8 @@ class SimulatedService {
   const coordinator::Coordinator* coordinator() const { return coordinator_.get(); }
   const checkpoint::CheckpointCore* checkpoint() const { return checkpoint_.get(); }
   const store::SimulatedMetaStore& store() const { return store_; }
+  // What is in memory is what a restart would load, synced or not; empty when it is, else the difference.
+  std::string CompareWithStore() const;
 
  private:
   void Feed(const coordinator::Input& input);
@@ -84,6 +91,7 @@ class SimulatedService {
   std::map<uint64_t, DataAnswer> data_answers_;
   std::map<uint64_t, CheckpointAnswer> checkpoint_answers_;
   absl::Duration synced_at_, catalog_synced_at_, stalled_until_, planned_wake_;
+  absl::Duration disk_until_;  // one thread performs the effects that change the disk, in order
 };
 
 }  // namespace vlm::sim

@@ -26,6 +26,9 @@ void SimulatedWorker::Soon(absl::Duration delay, const char* label, std::functio
 void SimulatedWorker::Boot() {
   VLM_CHECK(!up(), "the worker runs already");
   ++life_;
+  for (auto& [key, stray] : strays_) stray->Vanish();  // the sweep, before Hello
+  strays_.clear();
+  world_->forgotten.erase(node_id_);
   worker::WorkerOptions options;
   options.identity.set_node_id(node_id_);
   options.identity.set_incarnation(++incarnation_);
@@ -53,15 +56,27 @@ void SimulatedWorker::Crash() {
   if (!up()) return;
   core_.reset();
   ++life_;
-  for (auto& [key, process] : processes_) process.trainer->Vanish();
+  for (auto& [key, process] : processes_) {
+    if (!process.trainer->alive()) continue;
+    if (world_->queue->Chance(0.5)) {
+      process.trainer->Vanish();
+      continue;
+    }
+    ++world_->strays;
+    strays_[key] = process.trainer;
+    world_->queue->After(world_->queue->Between(absl::Milliseconds(500), absl::Seconds(12)), "stray.ends",
+                         [stray = process.trainer] { stray->Vanish(); });
+  }
   processes_.clear();
+  condemned_.clear();
   held_.clear();
   if (session_ != 0) world_->service->SessionClosed(std::exchange(session_, 0));
 }
 
-void SimulatedWorker::Partition() {
+void SimulatedWorker::Partition(bool session_only) {
   if (partitioned_) return;
   partitioned_ = true;
+  session_only_ = session_only;
   partitioned_at_ = world_->queue->now();
 }
 
@@ -116,6 +131,7 @@ void SimulatedWorker::Connect(absl::Duration delay) {
       return;
     }
     session_ = world_->next_session++;
+    condemned_.clear();
     up_until_ = down_until_ = world_->queue->now();
     Feed(worker::SessionOpened{});
   });
@@ -137,8 +153,11 @@ void SimulatedWorker::Transmit(absl::Duration* last, const char* label, std::fun
 
 void SimulatedWorker::Receive(uint64_t session, const v1::SessionResponse& message) {
   if (session != session_ || session == 0) return;
+  if (message.has_assign()) CheckSlots(message.assign());
   Transmit(&down_until_, "worker.message", [this, message] {
-    if (up()) Feed(worker::FromCoordinator{message});
+    if (!up()) return;
+    if (message.has_welcome()) NoteVerdict(message.welcome());
+    Feed(worker::FromCoordinator{message});
   });
 }
 
@@ -175,6 +194,7 @@ void SimulatedWorker::Carry(const worker::Output& output) {
     queue->Trace(close->reason);
   } else if (const auto* send = std::get_if<worker::SendToCoordinator>(&output)) {
     if (session_ == 0) return;
+    if (!send->message.has_hello()) CheckVerdict();
     Transmit(&up_until_, "link.message",
              [this, session = session_, message = send->message] { world_->service->FromWorker(session, message); });
   } else if (const auto* spawn = std::get_if<worker::SpawnRank>(&output)) {
@@ -224,6 +244,10 @@ void SimulatedWorker::Spawn(const worker::SpawnRank& spawn) {
           absl::StrCat("two ranks on one slot of ", node_id_, ": ", key.ToString(), " and ", spawn.rank.ToString()));
     }
   }
+  // Whoever writes or calls as this rank is one process: a second one would pass every fence.
+  if (!world_->started.insert(spawn.rank).second) {
+    world_->fail(absl::StrCat("a rank was started twice: ", spawn.rank.ToString()));
+  }
   auto trainer = std::make_shared<FakeTrainer>(spawn.rank, world_->next_pid++, spawn.spec, world_->queue, world_->files,
                                                world_->gangs, this);
   processes_[spawn.rank] = {trainer, spawn.device.index()};
@@ -243,28 +267,45 @@ void SimulatedWorker::ToWorker(const worker::RankKey& rank, const v1::AttachRequ
   Soon(absl::Milliseconds(1), "worker.attach", [this, rank, message] { Feed(worker::FromTrainer{rank, message}); });
 }
 
-void SimulatedWorker::RetryUntilAnswered(const worker::RankKey& rank, std::shared_ptr<bool> answered,
+std::shared_ptr<FakeTrainer> SimulatedWorker::FindTrainer(const worker::RankKey& rank) const {
+  if (const auto process = processes_.find(rank); process != processes_.end()) return process->second.trainer;
+  const auto stray = strays_.find(rank);
+  return stray == strays_.end() ? nullptr : stray->second;
+}
+
+void SimulatedWorker::RetryUntilAnswered(std::shared_ptr<FakeTrainer> trainer, std::shared_ptr<bool> answered,
                                          std::function<void()> send) {
-  Soon(Latency(), "proxy.call", [this, rank, answered, send] {
-    const auto process = processes_.find(rank);
-    if (*answered || process == processes_.end() || !process->second.trainer->alive()) return;
-    if (!partitioned_ && world_->service->up()) send();
-    Soon(world_->queue->Between(absl::Milliseconds(600), absl::Milliseconds(1200)), "proxy.retry",
-         [this, rank, answered, send] { RetryUntilAnswered(rank, answered, send); });
+  EventQueue* queue = world_->queue;
+  queue->After(Latency(), "proxy.call", [this, queue, trainer, answered, send] {
+    if (*answered || trainer == nullptr || !trainer->alive()) return;
+    const bool reaches = CallsPass() && world_->service->up();
+    if (reaches && !(world_->hostile && queue->Chance(0.02))) send();
+    if (reaches && world_->hostile && queue->Chance(0.05)) {
+      ++world_->late_calls;
+      queue->After(queue->Between(absl::Milliseconds(100), absl::Seconds(8)), "proxy.late", [this, send] {
+        if (world_->service->up()) send();
+      });
+    }
+    queue->After(queue->Between(absl::Milliseconds(600), absl::Milliseconds(1200)), "proxy.retry",
+                 [this, trainer, answered, send] { RetryUntilAnswered(trainer, answered, send); });
+  });
+}
+
+void SimulatedWorker::Answer(std::shared_ptr<bool> answered, std::function<void()> answer) {
+  if (world_->queue->Chance(0.05)) return;  // lost; the proxy asks again
+  world_->queue->After(Latency(), "proxy.answer", [this, answered, answer] {
+    if (!CallsPass() || std::exchange(*answered, true)) return;
+    answer();
   });
 }
 
 void SimulatedWorker::CallData(const worker::RankKey& rank, std::function<coordinator::Input(uint64_t)> make,
                                std::function<void(const coordinator::Reply&)> answer) {
   auto answered = std::make_shared<bool>(false);
-  RetryUntilAnswered(rank, answered, [this, answered, make, answer] {
+  RetryUntilAnswered(FindTrainer(rank), answered, [this, answered, make, answer] {
     world_->service->CallCoordinator(make, [this, answered, make, answer](const coordinator::Reply& reply) {
       world_->on_data_answer(make(reply.call), reply);
-      if (world_->queue->Chance(0.05)) return;  // the answer is lost; the proxy asks again
-      Soon(Latency(), "proxy.answer", [this, answered, answer, reply] {
-        if (partitioned_ || std::exchange(*answered, true)) return;
-        answer(reply);
-      });
+      Answer(answered, [answer, reply] { answer(reply); });
     });
   });
 }
@@ -272,15 +313,45 @@ void SimulatedWorker::CallData(const worker::RankKey& rank, std::function<coordi
 void SimulatedWorker::CallCheckpoint(const worker::RankKey& rank, checkpoint::Request request,
                                      std::function<void(const absl::StatusOr<checkpoint::Response>&)> answer) {
   auto answered = std::make_shared<bool>(false);
-  RetryUntilAnswered(rank, answered, [this, answered, request, answer] {
+  RetryUntilAnswered(FindTrainer(rank), answered, [this, answered, request, answer] {
     world_->service->CallCheckpoint(request, [this, answered, answer](const auto& response) {
-      if (world_->queue->Chance(0.05)) return;
-      Soon(Latency(), "proxy.answer", [this, answered, answer, response] {
-        if (partitioned_ || std::exchange(*answered, true)) return;
-        answer(response);
-      });
+      Answer(answered, [answer, response] { answer(response); });
     });
   });
+}
+
+// A slot is given to another rank only when the process that had it is gone. Not of a worker that was forgotten: its
+// row, and what it held, is no longer known, and it kills what it holds before it starts anything.
+void SimulatedWorker::CheckSlots(const v1::Assign& assign) const {
+  if (world_->forgotten.contains(node_id_)) return;
+  for (const v1::RankSlot& slot : assign.ranks()) {
+    for (const auto& [key, process] : processes_) {
+      if (!process.trainer->alive() || process.device != slot.device().index()) continue;
+      if (key.attempt_id == assign.attempt_id() && key.rank == slot.rank()) continue;
+      world_->fail(absl::StrCat("a slot of ", node_id_, " was given to rank ", slot.rank(), " of ", assign.attempt_id(),
+                                " while ", key.ToString(), " runs on it"));
+    }
+  }
+}
+
+void SimulatedWorker::NoteVerdict(const v1::Welcome& welcome) {
+  condemned_.clear();
+  for (const auto& [key, process] : processes_) {
+    const auto& allowed = welcome.allowed();
+    const bool kept = std::any_of(allowed.begin(), allowed.end(), [&, &key = key](const v1::AllowedAttempt& attempt) {
+      return attempt.attempt_id() == key.attempt_id && attempt.fence() == key.fence;
+    });
+    if (!kept) condemned_.push_back(process.trainer);
+  }
+}
+
+// What a Welcome does not allow is dead before the worker says another word.
+void SimulatedWorker::CheckVerdict() const {
+  for (const auto& trainer : condemned_) {
+    if (!trainer->alive()) continue;
+    world_->fail(absl::StrCat(
+        node_id_, " reports while a rank runs that its Welcome did not allow: ", trainer->key().ToString()));
+  }
 }
 
 void SimulatedWorker::ShardsTaken(const worker::RankKey& rank, std::vector<v1::HeldShard> shards) {
@@ -290,6 +361,7 @@ void SimulatedWorker::ShardsTaken(const worker::RankKey& rank, std::vector<v1::H
 void SimulatedWorker::ShardDropped(v1::HeldShard shard) { Feed(worker::ShardReleased{std::move(shard)}); }
 
 void SimulatedWorker::Exited(const worker::RankKey& rank, int exit_code, int signal, bool oom) {
+  if (!processes_.contains(rank)) return;  // a stray has no parent to reap it
   Soon(world_->queue->Between(absl::Milliseconds(1), absl::Milliseconds(20)), "worker.reaped",
        [this, rank, exit_code, signal, oom] {
          processes_.erase(rank);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,10 @@ struct World {
   std::function<void(const coordinator::Input&, const coordinator::Reply&)> on_data_answer;
   uint64_t next_session = 1;
   int32_t next_pid = 100;
+  bool hostile = false;                // faults happen: calls come late, twice or not at all
+  std::set<worker::RankKey> started;   // ever, anywhere
+  std::set<std::string> forgotten;     // nodes whose row the coordinator has removed, until they start anew
+  int64_t late_calls = 0, strays = 0;  // how often
 };
 
 class SimulatedWorker final : public TrainerHost {
@@ -34,8 +39,11 @@ class SimulatedWorker final : public TrainerHost {
   SimulatedWorker(World* world, int index, int slots);
 
   void Boot();
-  void Crash();  // the process dies, its trainers with it
-  void Partition();
+  // The process dies. Some trainers die with it, the others go on without a parent, as one that is stuck in the
+  // kernel does, and keep calling until the node's next worker sweeps them.
+  void Crash();
+  // `session_only`: the calls of its trainers, which have a connection of their own, still pass.
+  void Partition(bool session_only);
   void Heal();
   void BreakLink();
   bool up() const { return core_ != nullptr; }
@@ -74,7 +82,17 @@ class SimulatedWorker final : public TrainerHost {
   absl::Duration Latency() { return world_->queue->Between(absl::Milliseconds(1), absl::Milliseconds(20)); }
   // A message of the session, in order, when the network lets it through.
   void Transmit(absl::Duration* last, const char* label, std::function<void()> deliver);
-  void RetryUntilAnswered(const worker::RankKey& rank, std::shared_ptr<bool> answered, std::function<void()> send);
+  // A call of a trainer, sent again until it is answered or the trainer has gone. What was sent may arrive late, when
+  // its sender is no more, and twice.
+  void RetryUntilAnswered(std::shared_ptr<FakeTrainer> trainer, std::shared_ptr<bool> answered,
+                          std::function<void()> send);
+  void Answer(std::shared_ptr<bool> answered, std::function<void()> answer);
+  bool CallsPass() const { return !partitioned_ || session_only_; }
+  std::shared_ptr<FakeTrainer> FindTrainer(const worker::RankKey& rank) const;
+  // The rules of a node.
+  void CheckSlots(const v1::Assign& assign) const;
+  void NoteVerdict(const v1::Welcome& welcome);
+  void CheckVerdict() const;
 
   World* const world_;
   const std::string node_id_;
@@ -85,9 +103,12 @@ class SimulatedWorker final : public TrainerHost {
   uint64_t epoch_seen_ = 0;                                   // stored
   std::map<worker::RankKey, v1::RankResult> stored_results_;  // stored
   std::map<worker::RankKey, Process> processes_;
+  std::map<worker::RankKey, std::shared_ptr<FakeTrainer>> strays_;  // outlived the worker's process
+  std::vector<std::shared_ptr<FakeTrainer>> condemned_;             // not allowed by the session's Welcome
   uint64_t session_ = 0;
   bool connecting_ = false;
   bool partitioned_ = false;
+  bool session_only_ = false;
   bool reset_on_heal_ = false;
   absl::Duration partitioned_at_, planned_wake_, up_until_, down_until_;
   std::vector<std::function<void()>> held_;  // by a partition

@@ -8,10 +8,12 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "base/check.h"
-#include "checkpoint/format/durable_file.h"
 
 namespace vlm::sim {
 namespace {
+
+// After the last job has ended: longer than the removal of a folder waits for its next try.
+constexpr absl::Duration kSettleTime = absl::Seconds(12);
 
 spec::RetryRule Unlimited(absl::Duration base) { return {std::nullopt, base, 2, absl::Seconds(5)}; }
 
@@ -64,7 +66,8 @@ Simulation::Simulation(SimulationOptions options)
       queue_(options.seed),
       files_(RngKey{options.seed}.Derive("files")),
       gangs_(&queue_),
-      service_(&queue_, &files_, this) {
+      service_(&queue_, &files_, this),
+      rules_(&files_, [this](const std::string& violation) { Fail(violation); }) {
   world_.queue = &queue_;
   world_.files = &files_;
   world_.gangs = &gangs_;
@@ -78,6 +81,10 @@ Simulation::Simulation(SimulationOptions options)
   };
   VLM_CHECK(files_.MakeDirectory(kArtifactsRoot).ok() && files_.SyncDirectory("/").ok(),
             "an empty disk takes a folder");
+  files_.SetHook([this](FileOperation operation, const std::string&) { return DiskFault(operation); });
+  world_.hostile = options_.faults;
+  aims_at_publishing_ = queue_.Chance(0.3);
+  disk_may_fail_ = queue_.Chance(0.5);
   const int workers = 2 + static_cast<int>(queue_.Below(4));
   for (int i = 0; i < workers; ++i) {
     workers_.push_back(std::make_unique<SimulatedWorker>(&world_, i, 1 + static_cast<int>(queue_.Below(2))));
@@ -94,9 +101,13 @@ SimulationResult Simulation::Run() {
   PlanJobs();
   if (options_.faults) PlanFaults();
   const absl::Duration start = queue_.now();
+  absl::Duration settled = absl::InfiniteDuration();  // when every job had ended
   while (result_.violation.empty() && queue_.RunOne()) {
     const absl::Duration now = queue_.now() - start;
-    if (now > options_.faults_until && AllFinal()) break;
+    if (now > options_.faults_until && AllFinal()) {
+      if (settled == absl::InfiniteDuration()) settled = now;
+      if (now - settled > kSettleTime) break;
+    }
     if (now > options_.all_done_by) {
       std::string waiting;
       for (const Submitted& submitted : jobs_) {
@@ -111,6 +122,8 @@ SimulationResult Simulation::Run() {
   if (result_.violation.empty()) CheckResults();
   result_.hash = queue_.hash();
   result_.events = queue_.count();
+  result_.late_calls = world_.late_calls;
+  result_.strays = world_.strays;
   result_.ended = queue_.now() - start;
   result_.trail = absl::StrJoin(trail_, "\n");
   return result_;
@@ -235,14 +248,7 @@ void Simulation::OneFault() {
   SimulatedWorker* worker = workers_[queue_.Below(workers_.size())].get();
   const uint64_t kind = queue_.Below(100);
   if (kind < 18) {
-    const bool machine = queue_.Chance(0.4);
-    trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT coordinator dies",
-                                  machine ? " with its machine" : ""));
-    RestartService(queue_.Chance(0.2) ? absl::Seconds(20) : queue_.Between(absl::Milliseconds(100), absl::Seconds(3)));
-    service_.Crash(machine);
-    ++result_.restarts;
-    for (auto& other : workers_) other->Closed(other->session());
-    if (machine) CheckAllCommitted();
+    CrashService();
   } else if (kind < 30) {
     trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT a worker dies"));
     worker->Crash();
@@ -250,17 +256,63 @@ void Simulation::OneFault() {
       if (!worker->up()) worker->Boot();
     });
   } else if (kind < 48) {
-    trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT partition"));
-    worker->Partition();
+    const bool session_only = queue_.Chance(0.5);
+    trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT partition",
+                                  session_only ? " of the session only" : ""));
+    worker->Partition(session_only);
     queue_.After(queue_.Between(absl::Milliseconds(200), absl::Seconds(14)), "link.heal", [worker] { worker->Heal(); });
   } else if (kind < 62) {
     worker->BreakLink();
   } else if (kind < 68) {
     trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT stall"));
     service_.Stall(queue_.Between(absl::Seconds(1), absl::Seconds(6)));
+  } else if (kind < 82 && disk_may_fail_) {
+    FailDisk();
   } else {
     FaultOnTrainer();
   }
+}
+
+void Simulation::CrashService() {
+  if (!service_.up()) return;
+  CheckStored();
+  const bool machine = queue_.Chance(0.4);
+  trail_.push_back(
+      absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT coordinator dies", machine ? " with its machine" : ""));
+  RestartService(queue_.Chance(0.2) ? absl::Seconds(20) : queue_.Between(absl::Milliseconds(100), absl::Seconds(3)));
+  service_.Crash(machine);
+  ++result_.restarts;
+  for (auto& other : workers_) other->Closed(other->session());
+  if (machine) look_at_disk_ = true;
+}
+
+// From a write that fails now and then to a disk that takes nothing.
+void Simulation::FailDisk() {
+  constexpr double kRates[] = {0.05, 0.3, 1.0};
+  disk_error_rate_ = kRates[queue_.Below(3)];
+  disk_fails_until_ = queue_.now() + queue_.Between(absl::Seconds(1), absl::Seconds(10));
+  trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " FAULT disk, rate ", disk_error_rate_));
+}
+
+// Writes only: what an error while reading costs depends on the reader, which is no part of the simulation.
+absl::Status Simulation::DiskFault(FileOperation operation) {
+  if (queue_.now() >= disk_fails_until_) return absl::OkStatus();
+  switch (operation) {
+    case FileOperation::kOpen:
+    case FileOperation::kRead:
+    case FileOperation::kList:
+    case FileOperation::kStat:
+      return absl::OkStatus();
+    default:
+      break;
+  }
+  if (!queue_.Chance(disk_error_rate_)) return absl::OkStatus();
+  ++result_.disk_errors;
+  if (operation == FileOperation::kCreate || operation == FileOperation::kAppend ||
+      operation == FileOperation::kReserve || operation == FileOperation::kMakeDirectory) {
+    return absl::ResourceExhaustedError("no space left on device");
+  }
+  return absl::InternalError("input/output error");
 }
 
 void Simulation::FaultOnTrainer() {
@@ -293,11 +345,16 @@ void Simulation::RestartService(absl::Duration after) {
     watch_reconnects_ = true;
     service_.Start();
     CheckAcknowledged();
+    CheckShardsStored();
+    // The disk has lost what was not synced: what the service has loaded is what counts.
+    if (std::exchange(look_at_disk_, false)) rules_.CheckFiles(/*contents=*/true);
   });
 }
 
 void Simulation::HealAll() {
   trail_.push_back(absl::StrCat(absl::FormatDuration(queue_.now()), " faults end"));
+  world_.hostile = false;
+  disk_fails_until_ = absl::ZeroDuration();
   if (!service_.up()) RestartService(absl::Seconds(1));
   for (auto& worker : workers_) {
     worker->Heal();

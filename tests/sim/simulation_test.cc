@@ -75,6 +75,11 @@ TEST(Simulation, FaultsHappen) {
     sum.succeeded += result.succeeded;
     sum.cancelled += result.cancelled;
     sum.reused_stages += result.reused_stages;
+    sum.late_calls += result.late_calls;
+    sum.strays += result.strays;
+    sum.disk_errors += result.disk_errors;
+    sum.publishing_crashes += result.publishing_crashes;
+    sum.aborted_steps += result.aborted_steps;
   }
   EXPECT_GT(sum.worker_losses, 10);
   EXPECT_GT(sum.restarts, 20);
@@ -83,6 +88,11 @@ TEST(Simulation, FaultsHappen) {
   EXPECT_GT(sum.cancelled, 0);
   EXPECT_GT(sum.reused_stages, 0);
   EXPECT_GT(sum.retries, 5);
+  EXPECT_GT(sum.late_calls, 100);
+  EXPECT_GT(sum.strays, 10);
+  EXPECT_GT(sum.disk_errors, 20);
+  EXPECT_GT(sum.publishing_crashes, 3);
+  EXPECT_GT(sum.aborted_steps, 10);
 }
 
 }  // namespace
