@@ -234,6 +234,15 @@ TEST_F(OneRankTest, OtherMicroBatchesThanAnnouncedAreRefused) {
   EXPECT_EQ(rank_.training()->Step(rank_.Batches(2)).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(OneRankTest, WhatLibTorchThrowsOutsideANodeNamesTheStep) {
+  ASSERT_TRUE(rank_.training()->Announce(1, rank_.Headers(1)).ok());
+  std::vector<model::MicroBatch> batches = rank_.Batches(1);
+  batches[1].target_weight_K = batches[1].target_weight_K.to(at::kMeta);  // it has no values to read
+  const absl::Status status = rank_.training()->Step(batches).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_NE(status.message().find("training step 1 failed: "), absl::string_view::npos) << status;
+}
+
 TEST(TrainingStepTest, RanksWithDifferentPlansFailTogether) {
   RunRanks(2, [](Collective* collective) {
     GangOptions options;
