@@ -431,8 +431,8 @@ constexpr Field kTable[] = {
      .doc = "Pictures with generated and true answers.", .fallback = "16", .min = 0, .max = 1024,
      .kinds = kEvaluateKind},
     {.path = "spec.stages[].control_margin", .type = kNumber,
-     .doc = "The control may be better than the most frequent answer by at most this much.", .fallback = "0.05",
-     .min = 0, .max = 1, .kinds = kEvaluateKind},
+     .doc = "The accuracy of the control may differ from the share of the most frequent answer by at most this much.",
+     .fallback = "0.05", .min = 0, .max = 1, .kinds = kEvaluateKind},
 };
 // clang-format on
 

@@ -100,7 +100,7 @@ struct EvaluateSettings {
   std::vector<EvaluateTask> tasks;
   int32_t max_tokens = 0;     // generated per answer
   int32_t log_images = 0;     // pictures with answers in the report
-  double control_margin = 0;  // the control may beat the majority answer by this much, 0 to 1
+  double control_margin = 0;  // how far the control may be from the majority answer, 0 to 1
 };
 
 // ---- the stage -------------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ Object ObjectAt(const Placement& placement, const ShapesScene& scene, const Imag
 std::vector<Object> ObjectsOf(const ShapesScene& scene, const Image& canvas, Rng* rng) {
   std::vector<Object> objects;
   if (scene.large) {
-    const Placement placement{kPlaceCenters[static_cast<size_t>(scene.place)], 25, 250, 300};
+    const Placement placement{kPlaceCenters[static_cast<size_t>(scene.place)], 25, 270, 320};
     objects.push_back(ObjectAt(placement, scene, canvas, rng));
     return objects;
   }
@@ -194,6 +194,13 @@ Image DrawScene(const ShapesScene& scene, const ShapesOptions& options, RngKey k
   PaintBackground(&image, &rng);
   for (const Object& object : objects) PaintObject(object, &image);
   AddNoise(&image, key.Derive("noise"), &rng);
+  return image;
+}
+
+Image DrawBlank(const ShapesOptions& options, RngKey key) {
+  Rng rng(key.Derive("layout"));
+  Image image = CanvasOf(options, &rng);
+  std::fill(image.rgb.begin(), image.rgb.end(), kBlankGrey);
   return image;
 }
 

@@ -1,8 +1,11 @@
 #include "data/shapes/shapes_generator.h"
 
 #include <cstdio>
+#include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -16,6 +19,7 @@ namespace {
 using Json = nlohmann::ordered_json;  // keeps the order of insertion, so that equal samples are equal bytes
 
 constexpr uint64_t kKinds = 4;
+constexpr uint64_t kBlankOneIn = 50;
 
 constexpr std::array<std::pair<ShapesSplit, std::string_view>, 5> kSplits = {{
     {ShapesSplit::kSentences, "sentences"},
@@ -54,13 +58,26 @@ Json MetaOf(const ShapesScene& scene) {
 struct Contents {
   const std::vector<ShapeTriple>* triples;
   const std::vector<ShapePair>* pairs;
-  bool in_turn;  // test splits run through the triples, so that each is asked equally often
+  bool in_turn;  // test splits run through the answers, so that each is right equally often
 };
 
 Contents ContentsOf(ShapesSplit split, const ShapesDivision& division) {
   if (split == ShapesSplit::kTestScenes) return {&division.held_out, &division.training_pairs, true};
   if (split == ShapesSplit::kTestPairs) return {&division.unseen, &division.unseen_pairs, true};
   return {&division.training, &division.training_pairs, false};
+}
+
+int AnswerIn(const ShapeTriple& triple, QuestionKind kind) {
+  if (kind == QuestionKind::kColor) return triple.color;
+  return kind == QuestionKind::kShape ? triple.shape : triple.place;
+}
+
+// Every answer that `triples` allow to the question equally often, and with each its triples in turn.
+const ShapeTriple& TripleInTurn(const std::vector<ShapeTriple>& triples, QuestionKind kind, uint64_t turn) {
+  std::map<int, std::vector<const ShapeTriple*>> by_answer;
+  for (const ShapeTriple& triple : triples) by_answer[AnswerIn(triple, kind)].push_back(&triple);
+  const auto of_answer = std::next(by_answer.begin(), static_cast<std::ptrdiff_t>(turn % by_answer.size()));
+  return *of_answer->second[turn / by_answer.size() % of_answer->second.size()];
 }
 
 }  // namespace
@@ -121,8 +138,8 @@ ShapesScene ShapesGenerator::Scene(ShapesSplit split, uint64_t index) const {
     scene.shape = pair.shape;
     return scene;
   }
-  const uint64_t size = contents.triples->size();
-  const ShapeTriple& triple = (*contents.triples)[contents.in_turn ? turn % size : rng.Below(size)];
+  const ShapeTriple& triple = contents.in_turn ? TripleInTurn(*contents.triples, KindOf(index), turn)
+                                               : (*contents.triples)[rng.Below(contents.triples->size())];
   scene.color = triple.color;
   scene.shape = triple.shape;
   scene.place = triple.place;
@@ -131,7 +148,12 @@ ShapesScene ShapesGenerator::Scene(ShapesSplit split, uint64_t index) const {
 
 Image ShapesGenerator::Draw(ShapesSplit split, uint64_t index) const {
   VLM_CHECK(split != ShapesSplit::kSentences, "sentences have no pictures");
-  return DrawScene(Scene(split, index), options_, SampleKey(split, index).Derive("picture"));
+  const RngKey key = SampleKey(split, index).Derive("picture");
+  return IsBlank(split, index) ? DrawBlank(options_, key) : DrawScene(Scene(split, index), options_, key);
+}
+
+bool ShapesGenerator::IsBlank(ShapesSplit split, uint64_t index) const {
+  return split == ShapesSplit::kQuestions && Rng(SampleKey(split, index).Derive("blank")).Below(kBlankOneIn) == 0;
 }
 
 absl::StatusOr<ShapesSample> ShapesGenerator::Generate(ShapesSplit split, uint64_t index) const {
@@ -155,6 +177,7 @@ absl::StatusOr<ShapesSample> ShapesGenerator::Generate(ShapesSplit split, uint64
     meta["question_kind"] = QuestionKindName(kind);
   }
   meta.update(MetaOf(scene));
+  if (IsBlank(split, index)) meta["blank"] = true;
   document["meta"] = std::move(meta);
   sample.json = document.dump();
 

@@ -20,8 +20,8 @@ enum class ShapesSplit {
   kSentences,   // text alone, for pretraining
   kCaptions,    // picture and caption, for the connector
   kQuestions,   // picture, question, answer
-  kTestScenes,  // questions on held-out triples of trained pairs (counts: fresh pictures)
-  kTestPairs,   // questions on colour-shape pairs that no training split has
+  kTestScenes,  // questions on held-out triples of trained pairs (counts: fresh pictures); each answer equally often
+  kTestPairs,   // the same on colour-shape pairs that no training split has
 };
 
 // "sentences", "captions", "questions", "test_scenes", "test_pairs".
@@ -73,6 +73,10 @@ class ShapesGenerator {
   ShapesScene Scene(ShapesSplit split, uint64_t index) const;
   // Generate's picture before encoding. Requires a split with pictures.
   Image Draw(ShapesSplit split, uint64_t index) const;
+  // Whether the picture shows nothing, as one in fifty of kQuestions does: asked about it, a model can only learn how
+  // often each answer is right, and so the control of an evaluation (the same questions without their pictures)
+  // measures that guess and not what a model says to a picture unlike any it has seen.
+  bool IsBlank(ShapesSplit split, uint64_t index) const;
   // The kind of question of a sample: index modulo 4, in the order of QuestionKind. Count questions run through
   // one, two, three in turn, so every 12 consecutive samples hold equal numbers of each.
   static QuestionKind KindOf(uint64_t index);
