@@ -5,13 +5,14 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 TINY = ROOT / "examples/shapes/tiny.yaml"
-DEADLINE_S = 120
+DEADLINE_S = 240
 
 
 def wait_until(what, condition, deadline_s=DEADLINE_S):
@@ -32,9 +33,18 @@ class Service:
         for name in ("artifacts", "data"):
             (self.folder / name).mkdir()
         self.processes = {}
-        self.start_coordinator()
-        for number in range(workers):
-            self.start_worker(number)
+        try:
+            self.start_coordinator()
+            for number in range(workers):
+                self.start_worker(number)
+            self.wait_for_workers(workers)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+
+    def wait_for_workers(self, count):
+        wait_until(f"{count} workers are live",
+                   lambda: self.vlmctl("node", "list").stdout.count(" live ") == count)
 
     def __enter__(self):
         return self
@@ -65,7 +75,12 @@ class Service:
         self.spawn("coordinator", self.bin / "vlm-coordinator", "--address", address, "--metrics-address",
                    "127.0.0.1:0", "--state-dir", self.folder / "coordinator", "--artifact-root",
                    self.folder / "artifacts")
-        wait_until("the coordinator serves", lambda: where.exists() and where.stat().st_mtime_ns > before)
+        coordinator = self.processes["coordinator"]
+
+        def serves():
+            assert coordinator.poll() is None, (self.folder / "coordinator.log").read_text()
+            return where.exists() and where.stat().st_mtime_ns > before
+        wait_until("the coordinator serves", serves)
         self.where = json.loads(where.read_text())
 
     def start_worker(self, number):

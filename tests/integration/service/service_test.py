@@ -10,9 +10,11 @@ import tempfile
 
 from service import ROOT, Service, TINY, wait_until, weights
 
-LONGER_STEPS = 1500  # of 5 ms and more: time to kill something in between
+LONGER_STEPS = 3000  # a minute here; time enough to kill something twice on a machine ten times as fast
+ENDLESS_STEPS = 1000000  # for what is cancelled
 LONGER = ["--set", f"spec.stages[sft].train.steps={LONGER_STEPS}",
           "--set", "spec.stages[sft].checkpoint.every=20 steps"]
+ENDLESS = [*LONGER, "--set", f"spec.stages[sft].train.steps={ENDLESS_STEPS}"]
 
 
 def whole_job(binaries):
@@ -105,7 +107,7 @@ def a_restarted_coordinator_loses_nothing(binaries):
         address = service.where["address"]
         service.kill("coordinator")
         service.start_coordinator(address)
-        wait_until("workers reattach", lambda: service.vlmctl("node", "list").stdout.count(" live ") == 2)
+        service.wait_for_workers(2)
         seen = steps(service, job)
         wait_until("sft goes on", lambda: steps(service, job) > max(seen, 5))
         assert sorted(service.trainers()) == trainers, (trainers, service.trainers())
@@ -115,11 +117,11 @@ def a_restarted_coordinator_loses_nothing(binaries):
         assert int(sft.get("restarts", 0)) == 0 and int(sft["progress"]["done"]) == LONGER_STEPS, sft
 
 
-def complete_steps(service, job):
-    """Numbers of the complete checkpoints of sft, ascending."""
+def complete_steps(service, job, world=2):
+    """Numbers of sft's complete checkpoints of that many ranks, ascending."""
     listed = json.loads(service.vlmctl("checkpoint", "list", job, "-o", "json").stdout)["steps"]
-    return sorted(int(one["step"]) for one in listed
-                  if one["stage"] == "sft" and one["state"] == "STEP_STATE_COMPLETE")
+    return sorted(int(one["step"]) for one in listed if one["stage"] == "sft" and one["world"] == world
+                  and one["state"] == "STEP_STATE_COMPLETE")
 
 
 def kills_change_ranks_but_no_bit(binaries):
@@ -128,16 +130,13 @@ def kills_change_ranks_but_no_bit(binaries):
     with Service(binaries) as service:
         job = service.submit(*LONGER)
         wait_until("a checkpoint of sft on two ranks", lambda: complete_steps(service, job))
-        assert service.stage(job, "sft")["world"] == 2
         trainers = service.trainers(of="worker-1")
         assert trainers
         service.kill("worker-1")
-        wait_until("its trainers end with it", lambda: not any(alive(pid) for pid in trainers), deadline_s=2)
-        before = complete_steps(service, job)[-1]
-        wait_until("a checkpoint of sft on one rank", lambda: complete_steps(service, job)[-1] > before)
-        assert service.stage(job, "sft")["world"] == 1
+        wait_until("its trainers end with it", lambda: not any(alive(pid) for pid in trainers), deadline_s=20)
+        wait_until("a checkpoint of sft on one rank", lambda: complete_steps(service, job, world=1))
         service.start_worker(1)
-        wait_until("the worker is back", lambda: service.vlmctl("node", "list").stdout.count(" live ") == 2)
+        service.wait_for_workers(2)
         os.kill(service.trainers(of="worker-0")[0], signal.SIGKILL)
         service.wait(job)
         sft = service.stage(job, "sft")
@@ -174,7 +173,7 @@ def a_failed_job_succeeds_after_retry(binaries):
         (service.folder / "job.yaml").write_text(RETRIED)
         job = service.submit(job=service.folder / "job.yaml")
         failed = service.vlmctl("wait", job, "--timeout", "60s", check=False)
-        assert failed.returncode not in (0, 7), failed
+        assert failed.returncode == 1, failed
         before = {stage["name"]: stage for stage in service.job(job)["stages"]}
         assert before["generate"]["state"] == "STAGE_STATE_SUCCEEDED", before
         assert before["tokenizer"]["state"] == "STAGE_STATE_FAILED", before
@@ -187,7 +186,7 @@ def a_failed_job_succeeds_after_retry(binaries):
         assert after["tokenizer"]["state"] == "STAGE_STATE_SUCCEEDED", after
         assert int(after["tokenizer"]["fence"]) > int(before["tokenizer"]["fence"])
         refused = service.vlmctl("retry", job, check=False)
-        assert refused.returncode != 0, "there is nothing to retry"
+        assert refused.returncode == 9, "there is nothing to retry"
 
 
 def alive(pid):
@@ -220,7 +219,7 @@ def follow_logs_and_cancel(binaries):
         assert "step 1/8 " not in log, "a stage's log is its own"
 
         follower = subprocess.Popen([service.bin / "vlmctl", "--state-dir", service.folder / "coordinator", "submit",
-                                     TINY, "--follow", *LONGER], stdout=subprocess.PIPE, text=True)
+                                     TINY, "--follow", *ENDLESS], stdout=subprocess.PIPE, text=True)
         job = re.match(r"job (\S+) submitted\n", follower.stdout.readline()).group(1)
         wait_until("sft trains", lambda: steps(service, job) >= 5)
         trainers = service.trainers()
@@ -232,7 +231,7 @@ def follow_logs_and_cancel(binaries):
         assert service.job(job)["state"] == "JOB_STATE_CANCELLED"
         assert service.vlmctl("wait", job, check=False).returncode == 6
         wait_until("its trainers are gone", lambda: not any(alive(pid) for pid in trainers), deadline_s=20)
-        assert service.vlmctl("cancel", job, check=False).returncode in (0, 9)
+        assert service.vlmctl("cancel", job, check=False).returncode == 0, "a cancelled job is cancelled"
 
 
 def the_demo_shows_what_it_promises(binaries):
@@ -288,8 +287,8 @@ def metrics_move(binaries):
     """/metrics of a job whose trainer was killed, scraped twice: the restart and its cost are counted, every counter
     of coordinator and ranks grows, each program has its own series only; then rank series go."""
     with Service(binaries) as service:
-        job = service.submit(*LONGER, "--set", "spec.stages[sft].train.steps=100000")  # cancelled below
-        wait_until("sft has saved", lambda: steps(service, job) >= 45)
+        job = service.submit(*ENDLESS)
+        before = wait_until("sft has saved", lambda: complete_steps(service, job))[-1]
         assert total(service.scrape(), 'vlm_restarts_total{cause="crash"}') == 0
         os.kill(service.trainers()[0], signal.SIGKILL)
         wait_until("sft trains again", lambda: int(service.stage(job, "sft")["restarts"]) == 1 and
@@ -299,13 +298,14 @@ def metrics_move(binaries):
         wait_until("both ranks have saved again", lambda: all(
             re.search("^vlm_rank_checkpoint_success_timestamp_seconds{", service.scrape(address), re.M)
             for address in addresses))
+        steps_done = f'vlm_stage_steps_done{{job="{job}",stage="sft"}}'
+        wait_until("and gone on from its checkpoint", lambda: total(service.scrape(), steps_done) >= before + 20)
         first = service.scrape()
         for series in COORDINATOR_SERIES + ["vlm_stage_steps_done"]:
             assert re.search(rf"^{series}[ {{]", first, re.M), f"{series} is missing of\n{first}"
         assert total(first, 'vlm_restarts_total{cause="crash"}') == 1 and total(first, "vlm_restarts_total") == 1, first
         for cause in ("crash", "start"):
             assert total(first, f'vlm_badput_seconds_total{{cause="{cause}"}}') > 0, first
-        assert total(first, f'vlm_stage_steps_done{{job="{job}",stage="sft"}}') >= 60, first
         assert not re.search("^vlm_rank_", first, re.M), "series of ranks are the workers'"
         ranks = [service.scrape(address) for address in addresses]
         for text in ranks:
@@ -320,7 +320,10 @@ def metrics_move(binaries):
             for name in RANK_COUNTERS + (RANK_0_COUNTERS if 'rank="0"' in before else []):
                 wait_until(f"{name} of {address} grows", lambda: grew(before, service.scrape(address), name),
                            deadline_s=20)
-        assert service.stage(job, "sft")["state"] == "STAGE_STATE_ACTIVE", "too few steps for this test"
+        os.kill(service.trainers()[0], signal.SIGKILL)
+        for name in ('vlm_restarts_total{cause="crash"', 'vlm_badput_seconds_total{cause="crash"',
+                     'vlm_badput_seconds_total{cause="start"', 'vlm_queue_wait_seconds_total{reason='):
+            wait_until(f"{name} grows", lambda: grew(first, service.scrape(), name), deadline_s=60)
         service.vlmctl("cancel", job)
         wait_until("rank series are removed", lambda: not any(
             re.search(r"^vlm_rank_loss{", service.scrape(address), re.M) for address in addresses))
