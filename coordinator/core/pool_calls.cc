@@ -157,14 +157,17 @@ void Coordinator::Core::On(const FailShard& input) {
 }
 
 void Coordinator::Core::StopPoisoned(Stage* stage, const std::vector<uint32_t>& shards) {
+  std::string first;
   for (const uint32_t shard : shards) {
     StoreShard(*stage, shard);
     const std::string& error = stage->shards.row(shard)->error();
     const std::string message = absl::StrCat("shard ", shard, " failed ", kShardTriesMax, " times: ", error);
     ledger_.Event(stage->job, stage, "shard.poisoned", message);
     BlameRank(stage, {v1::FAILURE_CLASS_BAD_DATA, now(), absl::ZeroDuration(), -1, message});
-    StopAttempt(stage, v1::STOP_CAUSE_FAILURE, message);
+    if (first.empty()) first = message;
   }
+  // Last: it may end the attempt, and a stage that is tried again forgets its poisoned rows.
+  if (!shards.empty()) StopAttempt(stage, v1::STOP_CAUSE_FAILURE, first);
 }
 
 void Coordinator::Core::On(const ListShards& input) {

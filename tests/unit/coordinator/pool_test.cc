@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/unit/coordinator/service_harness.h"
 
 namespace vlm::coordinator {
@@ -159,6 +161,30 @@ TEST_F(PoolAttempt, ThreeFailuresPoisonAShardAndFailTheStage) {
   EXPECT_THAT(service_.View(id_).reason(), HasSubstr("shard 0 failed 3 times: line 7 is not JSON"));
   EXPECT_TRUE(service_.Retry(id_).ok());
   EXPECT_EQ(Stage().state(), v1::STAGE_STATE_ACTIVE) << "a person's retry gives the shard a new chance";
+}
+
+// The end of the last rank ends the attempt at once, and a stage that is tried again forgets what was poisoned.
+TEST_F(PoolAttempt, OneRankMayPoisonSeveralShardsOfAStageThatIsTriedAgain) {
+  spec::Job job = ServiceHarness::Job({ServiceHarness::Pool("make", 3, {1, 1})}, "other");
+  job.retry[spec::FailureClass::kBadData] = job.retry.at(spec::FailureClass::kCrash);
+  ASSERT_TRUE(service_.Cancel(id_).ok());
+  service_.Exit(a_, Id(), 0, 0, 15);
+  service_.Exit(b_, Id(), 1, 0, 15);
+  id_ = service_.Submit(job, "other request");
+  service_.RunAttempt(id_, "make", {a_, b_});
+  const std::string node = Stage().ranks(0).node_id();
+  for (int i = 0; i < 2; ++i) {
+    const auto leases = Lease(0, node, 2);
+    ASSERT_EQ(leases->leases_size(), 2);
+    for (const auto& lease : leases->leases()) ASSERT_TRUE(FailOnce(lease.shard(), lease.lease_id(), node).ok());
+  }
+  ASSERT_EQ(Lease(0, node, 2)->leases_size(), 2);
+  service_.Exit(node == "a" ? a_ : b_, Id(), 0, 0, 11);
+  EXPECT_EQ(Stage().restarts(), 1);
+  const auto kinds = service_.event_kinds();
+  EXPECT_EQ(std::count(kinds.begin(), kinds.end(), "shard.poisoned"), 2);
+  const auto shards = service_.rows().find(std::string(kShardFamily));
+  EXPECT_TRUE(shards == service_.rows().end() || shards->second.empty()) << "they have a new chance";
 }
 
 TEST_F(PoolAttempt, StaleFencesAreRefused) {
