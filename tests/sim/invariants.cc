@@ -93,13 +93,26 @@ void Simulation::OnWrites(const std::vector<Mutation>& writes) {
   bool jobs = false;
   for (const Mutation& write : writes) {
     if (write.family == coordinator::kShardFamily) CheckShardWrite(write);
-    if (write.family == coordinator::kNodeFamily && !write.value.has_value()) world_.forgotten.insert(write.key);
+    if (write.family == coordinator::kNodeFamily) CheckNodeWrite(write);
     jobs = jobs || write.family == coordinator::kJobFamily || write.family == coordinator::kRequestFamily;
   }
   // Nothing else makes a job or takes one away.
   if (jobs) CheckAcknowledged();
   if (++inputs_ % kInputsPerLook == 0) {
     queue_.After(absl::ZeroDuration(), "check.stored", [this] { CheckStored(); });
+  }
+}
+
+// A slot is given on when its process is gone. A worker that was forgotten is another matter.
+void Simulation::CheckNodeWrite(const Mutation& write) {
+  if (!write.value.has_value()) {
+    world_.forgotten.insert(write.key);
+    return;
+  }
+  v1::NodeRecord record;
+  if (!record.ParseFromString(*write.value)) return Fail("a node row does not parse");
+  for (const auto& worker : workers_) {
+    if (worker->node_id() == write.key) worker->CheckTaken(record);
   }
 }
 

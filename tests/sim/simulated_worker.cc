@@ -334,6 +334,17 @@ void SimulatedWorker::CheckSlots(const v1::Assign& assign) const {
   }
 }
 
+void SimulatedWorker::CheckTaken(const v1::NodeRecord& row) const {
+  if (world_->forgotten.contains(node_id_)) return;
+  for (const auto& [key, process] : processes_) {
+    if (!process.trainer->alive()) continue;
+    const bool taken = std::any_of(row.taken().begin(), row.taken().end(), [&, &key = key](const v1::TakenSlot& slot) {
+      return slot.attempt_id() == key.attempt_id && slot.rank() == key.rank;
+    });
+    if (!taken) world_->fail(absl::StrCat("a slot of ", node_id_, " is free while ", key.ToString(), " runs on it"));
+  }
+}
+
 void SimulatedWorker::NoteVerdict(const v1::Welcome& welcome) {
   condemned_.clear();
   for (const auto& [key, process] : processes_) {

@@ -13,6 +13,7 @@
 #include "tests/sim/event_queue.h"
 #include "tests/sim/fake_trainer.h"
 #include "tests/sim/simulated_service.h"
+#include "vlm/v1/record.pb.h"
 #include "worker/core/worker.h"
 
 namespace vlm::sim {
@@ -48,6 +49,8 @@ class SimulatedWorker final : public TrainerHost {
   void BreakLink();
   bool up() const { return core_ != nullptr; }
   uint64_t session() const { return session_; }
+  // The coordinator writes this row: the slot of every process that runs is taken.
+  void CheckTaken(const v1::NodeRecord& row) const;
   // From the coordinator.
   void Receive(uint64_t session, const v1::SessionResponse& message);
   void Closed(uint64_t session);  // by the coordinator, or because it died

@@ -83,6 +83,7 @@ class Simulation final : public ServiceListener {
   void CheckStored();        // memory and store
   void CheckShardsStored();  // what was told to be done
   void CheckShardWrite(const Mutation& write);
+  void CheckNodeWrite(const Mutation& write);
   void OnDataAnswer(const coordinator::Input& input, const coordinator::Reply& reply);
   void CheckResults();
 
