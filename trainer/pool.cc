@@ -125,6 +125,7 @@ class PoolRank {
                  .fence = context_.assignment->fence,
                  .step = lease.lease_id(),
                  .world = 1,
+                 .cursor = "",
                  .final = true};
     for (const ArtifactFile& file : artifact) {
       checkpoint::FileToWrite write;

@@ -84,7 +84,7 @@ std::vector<Object> ObjectsOf(const ShapesScene& scene, const Image& canvas, Rng
   auto quarters = kQuarterCenters;
   for (size_t i = quarters.size() - 1; i > 0; --i) std::swap(quarters[i], quarters[rng->Below(i + 1)]);
   for (int i = 0; i < scene.count; ++i) {
-    const Placement placement{quarters[static_cast<size_t>(i)], 40, 120, 155};
+    const Placement placement{quarters[static_cast<size_t>(i)], 30, 140, 175};
     objects.push_back(ObjectAt(placement, scene, canvas, rng));
   }
   return objects;
