@@ -96,7 +96,8 @@ class Service:
 
     def vlmctl(self, *arguments, check=True):
         done = subprocess.run([str(self.bin / "vlmctl"), "--state-dir", str(self.folder / "coordinator"),
-                               *[str(a) for a in arguments]], capture_output=True, text=True, timeout=DEADLINE_S)
+                               *[str(a) for a in arguments]], capture_output=True, text=True,
+                              timeout=DEADLINE_S + 30)
         if check and done.returncode != 0:
             raise AssertionError(f"vlmctl {arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done

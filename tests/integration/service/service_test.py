@@ -320,10 +320,14 @@ def metrics_move(binaries):
             for name in RANK_COUNTERS + (RANK_0_COUNTERS if 'rank="0"' in before else []):
                 wait_until(f"{name} of {address} grows", lambda: grew(before, service.scrape(address), name),
                            deadline_s=20)
+        waiting = service.submit("--set", "spec.seed=8")  # no slot is free, and nothing can be reused
+        queued = 'vlm_queue_wait_seconds_total{reason='
+        wait_until("the queue's wait grows", lambda: grew(first, service.scrape(), queued))
+        service.vlmctl("cancel", waiting)
         os.kill(service.trainers()[0], signal.SIGKILL)
         for name in ('vlm_restarts_total{cause="crash"', 'vlm_badput_seconds_total{cause="crash"',
-                     'vlm_badput_seconds_total{cause="start"', 'vlm_queue_wait_seconds_total{reason='):
-            wait_until(f"{name} grows", lambda: grew(first, service.scrape(), name), deadline_s=60)
+                     'vlm_badput_seconds_total{cause="start"'):
+            wait_until(f"{name} grows", lambda: grew(first, service.scrape(), name))
         service.vlmctl("cancel", job)
         wait_until("rank series are removed", lambda: not any(
             re.search(r"^vlm_rank_loss{", service.scrape(address), re.M) for address in addresses))
