@@ -145,8 +145,8 @@ constexpr char kStyle[] =
     "h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #d9dee7}"
     "table{border-collapse:collapse}th,td{padding:.3rem .8rem;border-bottom:1px solid #e4e8ef;text-align:left}"
     ".good{color:#17703a;font-weight:600}.bad{color:#b3261e;font-weight:600}"
-    ".row{display:flex;flex-wrap:wrap;gap:1.2rem}.row>div{flex:1 1 340px}"
-    "svg{width:100%;height:auto}svg text{font-size:11px;fill:#5a6473}.grid{stroke:#e4e8ef}"
+    ".row{display:flex;flex-wrap:wrap;gap:1.2rem}.row>div{flex:1 1 340px;max-width:540px}"
+    "svg{width:100%;height:auto;overflow:visible}svg text{font-size:11px;fill:#5a6473}.grid{stroke:#e4e8ef}"
     "polyline{fill:none;stroke:#2457c5;stroke-width:1.6}"
     "figure{margin:0;width:132px}figure img{width:132px;height:132px;image-rendering:pixelated;border-radius:6px}"
     "figcaption{font-size:13px}";
