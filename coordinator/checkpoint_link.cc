@@ -44,14 +44,12 @@ void CheckCaller(const std::string& method, DecisionLoop* loop, rpc::ServiceRegi
     if (role != context.metadata.end() && role->second == kUserRole) return inner(context, std::move(bytes), respond);
     Request request;
     if (!request.ParseFromString(bytes)) return respond(absl::InvalidArgumentError("request does not parse"));
-    const auto node = context.metadata.find(rpc::kNodeIdKey);
-    if (node == context.metadata.end() || node->second.empty()) {
-      return respond(absl::InvalidArgumentError("a call that writes a step names its worker in metadata vlm-node-id"));
-    }
+    const absl::StatusOr<std::string> node = rpc::NamedWorker(context, "a call that writes a step");
+    if (!node.ok()) return respond(node.status());
     const auto allowed = std::make_shared<absl::Status>();
     const absl::Status queued =
-        loop->Read([allowed, uid = request.stage_uid(), fence = request.fence(), node_id = node->second](
-                       const Coordinator& core) { *allowed = core.CheckWriter(uid, fence, node_id); },
+        loop->Read([allowed, uid = request.stage_uid(), fence = request.fence(),
+                    node_id = *node](const Coordinator& core) { *allowed = core.CheckWriter(uid, fence, node_id); },
                    [allowed, inner, context, bytes = std::move(bytes), respond] {
                      if (allowed->ok()) {
                        inner(context, bytes, respond);

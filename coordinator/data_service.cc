@@ -16,13 +16,10 @@ void Pass(DecisionLoop* loop, const std::string& method, rpc::ServiceRegistry* r
   registry->AddUnary<Request, Response>(
       "/vlm.v1.DataService/" + method,
       [loop](const rpc::CallContext& context, Request request, std::function<void(absl::StatusOr<Response>)> done) {
-        const auto node = context.metadata.find(rpc::kNodeIdKey);
-        if (node == context.metadata.end() || node->second.empty()) {
-          done(absl::InvalidArgumentError("a call about shards names its worker in metadata vlm-node-id"));
-          return;
-        }
+        const absl::StatusOr<std::string> node_id = rpc::NamedWorker(context, "a call about shards");
+        if (!node_id.ok()) return done(node_id.status());
         loop->Call<Response>(
-            [node_id = node->second, request = std::move(request)](uint64_t call) {
+            [node_id = *node_id, request = std::move(request)](uint64_t call) {
               return Message{.call = call, .node_id = node_id, .request = request};
             },
             std::move(done));

@@ -13,6 +13,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/file_system.h"
 
 namespace vlm::rpc {
@@ -143,6 +144,13 @@ bool EqualSecrets(std::string_view a, std::string_view b) {
 
 Metadata BearerMetadata(std::string_view token) {
   return {{kAuthorizationKey, std::string(kBearer) + std::string(token)}};
+}
+
+absl::StatusOr<std::string> NamedWorker(const CallContext& context, std::string_view call) {
+  const auto node = context.metadata.find(kNodeIdKey);
+  if (node != context.metadata.end() && !node->second.empty()) return node->second;
+  return absl::InvalidArgumentError(
+      absl::StrCat(absl::string_view(call.data(), call.size()), " names its worker in metadata ", kNodeIdKey));
 }
 
 ServiceRegistry RequireToken(ServiceRegistry registry, std::vector<Credential> credentials,

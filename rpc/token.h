@@ -18,6 +18,10 @@ inline constexpr char kAttemptTokenKey[] = "vlm-attempt-token";  // trainers
 inline constexpr char kNodeIdKey[] = "vlm-node-id";
 inline constexpr char kRoleKey[] = "vlm-role";  // set by RequireToken, never by a client
 
+// The node that a call names in kNodeIdKey. INVALID_ARGUMENT, beginning with `call` ("a call about shards"), when it
+// names none.
+absl::StatusOr<std::string> NamedWorker(const CallContext& context, std::string_view call);
+
 // 32 random bytes as 64 hex digits, from the system's generator. INTERNAL when that fails.
 absl::StatusOr<std::string> NewToken();
 

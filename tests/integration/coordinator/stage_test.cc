@@ -40,13 +40,18 @@ double MetricValue(const std::string& scrape, const std::string& series) {
   return std::stod(scrape.substr(at + series.size() + 2));
 }
 
+// A job of one pool and what the worker, the only one, is told to start for it.
+absl::StatusOr<v1::SessionResponse> AssignedPool(RunningServer* server, FakeWorker* worker) {
+  VLM_RETURN_IF_ERROR(worker->Connect().status());
+  VLM_RETURN_IF_ERROR(server->Submit(GenerateJob("pool", 1), "r1").status());
+  return worker->WaitFor(v1::SessionResponse::kAssign);
+}
+
 TEST(CoordinatorStageTest, ShardsAnswerOnlyToTheWorkerTheyAreLeasedTo) {
   RunningServer server("leases");
   ASSERT_TRUE(server.Start().ok());
   FakeWorker worker(&server, "node-a");
-  ASSERT_TRUE(worker.Connect().ok());
-  ASSERT_TRUE(server.Submit(GenerateJob("pool", 1), "r1").ok());
-  const auto assigned = worker.WaitFor(v1::SessionResponse::kAssign);
+  const auto assigned = AssignedPool(&server, &worker);
   ASSERT_TRUE(assigned.ok()) << assigned.status();
   worker.Ready(assigned->assign());
   v1::LeaseShardsRequest lease;
@@ -73,9 +78,7 @@ TEST(CoordinatorStageTest, StepsAreWrittenOnlyThroughAWorkerOfTheAttempt) {
   RunningServer server("writers");
   ASSERT_TRUE(server.Start().ok());
   FakeWorker worker(&server, "node-a");
-  ASSERT_TRUE(worker.Connect().ok());
-  ASSERT_TRUE(server.Submit(GenerateJob("pool", 1), "r1").ok());
-  const auto assigned = worker.WaitFor(v1::SessionResponse::kAssign);
+  const auto assigned = AssignedPool(&server, &worker);
   ASSERT_TRUE(assigned.ok()) << assigned.status();
   v1::BeginStepRequest begin;
   begin.set_stage_uid(assigned->assign().spec().stage_uid());
