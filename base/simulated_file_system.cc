@@ -29,10 +29,18 @@ struct NameChange {
   std::string name;
   NodePtr node;
 };
-using AtomicChange = std::vector<NameChange>;  // survives whole or not at all
+// Survives whole or not at all: names, or the bytes of one file up to a size.
+struct AtomicChange {
+  std::vector<NameChange> names;
+  NodePtr appended = nullptr;
+  uint64_t bytes = 0;
+};
 
 void Apply(const AtomicChange& change, bool durable) {
-  for (const NameChange& part : change) {
+  if (change.appended != nullptr && durable && !change.appended->sync_failed) {
+    change.appended->durable_bytes = std::max(change.appended->durable_bytes, change.bytes);
+  }
+  for (const NameChange& part : change.names) {
     auto& names = durable ? part.folder->durable_names : part.folder->names;
     if (part.node == nullptr) {
       names.erase(part.name);
@@ -59,6 +67,18 @@ std::vector<std::string> SplitPath(const std::string& path) {
 
 uint64_t RoomOf(const Node& node) { return std::max<uint64_t>(node.bytes.size(), node.reserved); }
 
+// The same node in a copy of the disk: hard links stay one file.
+NodePtr CopyNode(const NodePtr& node, std::map<const Node*, NodePtr>* copies) {
+  if (node == nullptr) return nullptr;
+  if (const auto found = copies->find(node.get()); found != copies->end()) return found->second;
+  const NodePtr copy = std::make_shared<Node>(*node);
+  copies->emplace(node.get(), copy);
+  for (auto* const names : {&copy->names, &copy->durable_names}) {
+    for (auto& [name, child] : *names) child = CopyNode(child, copies);
+  }
+  return copy;
+}
+
 void CollectNodes(const NodePtr& node, std::set<const Node*>* seen) {
   if (!seen->insert(node.get()).second) return;
   for (const auto& [name, child] : node->names) CollectNodes(child, seen);
@@ -69,7 +89,7 @@ void CollectNodes(const NodePtr& node, std::set<const Node*>* seen) {
 struct SimulatedFileSystem::Disk {
   Mutex mutex;
   NodePtr root ABSL_GUARDED_BY(mutex) = std::make_shared<Node>();
-  std::vector<AtomicChange> pending ABSL_GUARDED_BY(mutex);  // names changed and not synced, in order
+  std::vector<AtomicChange> pending ABSL_GUARDED_BY(mutex);  // what is not synced, in order
   uint64_t capacity ABSL_GUARDED_BY(mutex) = uint64_t{1} << 40;
   uint64_t operations ABSL_GUARDED_BY(mutex) = 0;
   uint64_t stop_after ABSL_GUARDED_BY(mutex) = UINT64_MAX;
@@ -116,9 +136,24 @@ struct SimulatedFileSystem::Disk {
     return std::make_pair(node, parts.back());
   }
 
-  void ChangeNames(AtomicChange change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  void ChangeNames(std::vector<NameChange> names) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    AtomicChange change{.names = std::move(names)};
     Apply(change, /*durable=*/false);
     pending.push_back(std::move(change));
+  }
+
+  // A sync took these to the disk.
+  template <typename Touches>
+  void MakeDurable(const Touches& touches) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    std::vector<AtomicChange> rest;
+    for (AtomicChange& change : pending) {
+      if (touches(change)) {
+        Apply(change, /*durable=*/true);
+      } else {
+        rest.push_back(std::move(change));
+      }
+    }
+    pending = std::move(rest);
   }
 
   uint64_t UsedBytes() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
@@ -150,6 +185,7 @@ class SimulatedWritableFile final : public WritableFile {
     // A full disk takes what still fits, as write(2) does.
     const uint64_t taken = more > room ? bytes.size() - (more - room) : bytes.size();
     node_->bytes.append(reinterpret_cast<const char*>(bytes.data()), taken);
+    disk_->pending.push_back({.names = {}, .appended = node_, .bytes = node_->bytes.size()});
     if (taken < bytes.size()) {
       return absl::ResourceExhaustedError(absl::StrCat("write ", path_, ": no space left on the simulated disk"));
     }
@@ -177,7 +213,7 @@ class SimulatedWritableFile final : public WritableFile {
       return asked;
     }
     VLM_RETURN_IF_ERROR(Begin());
-    if (!node_->sync_failed) node_->durable_bytes = node_->bytes.size();
+    disk_->MakeDurable([this](const AtomicChange& change) { return change.appended == node_; });
     return absl::OkStatus();
   }
 
@@ -262,6 +298,7 @@ uint64_t CountLinks(const NodePtr& folder, const Node* target) {
 }  // namespace
 
 SimulatedFileSystem::SimulatedFileSystem(RngKey seed) : disk_(std::make_shared<Disk>(seed)) {}
+SimulatedFileSystem::SimulatedFileSystem(std::shared_ptr<Disk> disk) : disk_(std::move(disk)) {}
 SimulatedFileSystem::~SimulatedFileSystem() = default;
 
 absl::StatusOr<std::unique_ptr<WritableFile>> SimulatedFileSystem::Create(const std::string& path) {
@@ -359,17 +396,10 @@ absl::Status SimulatedFileSystem::SyncDirectory(const std::string& path) {
   const NodePtr folder = disk_->Find(path);
   if (folder == nullptr || !folder->is_directory) return absl::NotFoundError(absl::StrCat("open folder ", path));
   VLM_RETURN_IF_ERROR(disk_->Change());
-  std::vector<AtomicChange> rest;
-  for (AtomicChange& change : disk_->pending) {
-    const bool touches =
-        std::any_of(change.begin(), change.end(), [&](const NameChange& part) { return part.folder == folder; });
-    if (touches) {
-      Apply(change, /*durable=*/true);
-    } else {
-      rest.push_back(std::move(change));
-    }
-  }
-  disk_->pending = std::move(rest);
+  disk_->MakeDurable([&](const AtomicChange& change) {
+    return std::any_of(change.names.begin(), change.names.end(),
+                       [&](const NameChange& part) { return part.folder == folder; });
+  });
   return absl::OkStatus();
 }
 
@@ -422,9 +452,39 @@ uint64_t SimulatedFileSystem::operations() const {
   return disk_->operations;
 }
 
+uint64_t SimulatedFileSystem::unsynced_operations() const {
+  MutexLock lock(&disk_->mutex);
+  return disk_->pending.size();
+}
+
+std::unique_ptr<SimulatedFileSystem> SimulatedFileSystem::AfterPowerLoss(uint64_t kept) const {
+  auto disk = std::make_shared<Disk>(RngKey{});
+  {
+    MutexLock lock(&disk_->mutex);
+    MutexLock copy_lock(&disk->mutex);
+    std::map<const Node*, NodePtr> copies;
+    disk->root = CopyNode(disk_->root, &copies);
+    disk->capacity = disk_->capacity;
+    disk->rng = disk_->rng;
+    for (const AtomicChange& change : disk_->pending) {
+      if (kept-- == 0) break;
+      AtomicChange copy{.names = change.names, .appended = CopyNode(change.appended, &copies), .bytes = change.bytes};
+      for (NameChange& part : copy.names) {
+        part.folder = CopyNode(part.folder, &copies);
+        part.node = CopyNode(part.node, &copies);
+      }
+      Apply(copy, /*durable=*/true);
+    }
+  }
+  std::unique_ptr<SimulatedFileSystem> after(new SimulatedFileSystem(std::move(disk)));
+  after->Crash(Survival::kNothing);
+  return after;
+}
+
 void SimulatedFileSystem::Crash(Survival survival) {
   MutexLock lock(&disk_->mutex);
   for (const AtomicChange& change : disk_->pending) {
+    if (change.appended != nullptr) continue;  // bytes are LoseBytes' matter
     if (survival == Survival::kRandom && disk_->rng.Below(2) == 1) Apply(change, /*durable=*/true);
   }
   disk_->pending.clear();

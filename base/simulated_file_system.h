@@ -52,6 +52,11 @@ class SimulatedFileSystem final : public FileSystem {
   void StopAfter(uint64_t operations);
   // Number of changing operations so far (create, append, sync, rename, link, remove, make, sync folder).
   uint64_t operations() const;
+  // Names changed and bytes appended that a power loss now may take back, in the order in which they were made.
+  uint64_t unsynced_operations() const;
+  // What the disk holds after a power loss now that keeps the first `kept` of those and loses the rest: a new machine
+  // with the same seed and without hook. This one goes on.
+  std::unique_ptr<SimulatedFileSystem> AfterPowerLoss(uint64_t kept) const;
   // Power loss and restart. Files still open for writing fail with ABORTED from here on.
   void Crash(Survival survival);
   // Rot: flips one bit of the durable and the visible bytes. NOT_FOUND, or OUT_OF_RANGE past the end.
@@ -60,6 +65,7 @@ class SimulatedFileSystem final : public FileSystem {
   struct Disk;  // defined in the .cc
 
  private:
+  explicit SimulatedFileSystem(std::shared_ptr<Disk> disk);
   const std::shared_ptr<Disk> disk_;  // shared with open files
 };
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/crash_point.h"
 #include "base/entropy.h"
 #include "coordinator/core/row_keys.h"
 #include "rpc/token.h"
@@ -131,9 +132,11 @@ void CheckpointLink::Perform(const OpenAttempt& effect) {
 
 void CheckpointLink::Perform(const CommitArtifact& effect) {
   const v1::CommitArtifactRequest& request = effect.request;
+  CrashPoint("publish.asked");
   Call<v1::CommitArtifactResponse>(channel_.get(), "CommitArtifact", request, kCallDeadline,
                                    [tell = options_.tell, uid = request.stage_uid(),
                                     fence = request.fence()](absl::StatusOr<v1::CommitArtifactResponse> response) {
+                                     CrashPoint("publish.answered");
                                      ArtifactCommitted answer{uid, fence, response.status(), {}};
                                      if (response.ok()) answer.response = *std::move(response);
                                      tell(std::move(answer));

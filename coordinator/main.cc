@@ -4,8 +4,10 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
+#include "base/crash_point.h"
 #include "base/version.h"
 #include "coordinator/server.h"
 #include "telemetry/log.h"
@@ -112,5 +114,6 @@ int main(int argc, char** argv) {
     return kExitUsage;
   }
   vlm::telemetry::StartLog("vlm-coordinator", *level);
+  vlm::ArmCrashPoints(std::getenv(vlm::kCrashPointsVariable));
   return Serve(std::move(options));
 }

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "base/crash_point.h"
 #include "base/version.h"
 #include "spec/canonical.h"
 #include "trainer/chat.h"
@@ -70,6 +71,7 @@ int RunRank() {
   if (status.ok()) {
     LogStart((*link)->assignment());
     status = RunAttempt(link->get());
+    if (status.ok()) CrashPoint("rank.done");
   }
   const int code = static_cast<int>(ExitCodeOf(status));
   if (!status.ok()) std::fprintf(stderr, "vlm-trainer: %s\n", std::string(status.message()).c_str());
@@ -114,5 +116,6 @@ int main(int argc, char** argv) {
     std::printf("%s\n", answer->c_str());
     return 0;
   }
+  vlm::ArmCrashPoints(std::getenv(vlm::kCrashPointsVariable));
   return vlm::trainer::RunRank();
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/crash_point.h"
 #include "base/version.h"
 #include "rpc/token.h"
 #include "telemetry/exposer.h"
@@ -27,8 +28,9 @@ namespace {
 constexpr int kExitUsage = 64;
 constexpr int kExitFailed = 70;
 
-// The only variables of ours that a trainer inherits. No credential is among them.
-constexpr const char* kPassedVariables[] = {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH"};
+// The only variables of ours that a trainer inherits. No credential is among them; the last one is set in proofs only.
+constexpr const char* kPassedVariables[] = {
+    "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", kCrashPointsVariable};
 
 struct Flags {
   std::string coordinator;
@@ -188,4 +190,5 @@ int main(int argc, char** argv) {
   if (status.ok()) return 0;
   std::fprintf(stderr, "vlm-worker: %s\n", vlm::worker::TextOf(status).c_str());
   return usage || absl::IsInvalidArgument(status) ? vlm::worker::kExitUsage : vlm::worker::kExitFailed;
+  vlm::ArmCrashPoints(std::getenv(vlm::kCrashPointsVariable));
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/crash_point.h"
 #include "base/file_system.h"
 #include "base/mutex.h"
 #include "base/stoppable_executor.h"
@@ -254,8 +255,10 @@ class WorkerNode::Impl {
   }
   void Do(StoreResult& store) {
     disk_->Post([this, rank = store.rank, result = store.result] {
+      CrashPoint("result.known");
       // A full disk must not hide the end of a rank from the coordinator: it is reported all the same.
       NoteFailure(state_->StoreResult(result), "store the result of " + rank.ToString());
+      CrashPoint("result.stored");
       executor_->Post([this, rank] { Feed(ResultStored{rank}); });
     });
     const auto running = running_.find(store.rank);

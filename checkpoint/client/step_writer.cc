@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/crash_point.h"
 #include "base/mutex.h"
 #include "checkpoint/format/safetensors_writer.h"
 
@@ -153,9 +154,11 @@ class StepWriter::Worker {
       absl::StatusOr<FileClaim> claim = WriteFile(files_, save.folder, file);
       if (!claim.ok()) return GiveUp(save, claim.status());
       part.files.push_back(*std::move(claim));
+      CrashPoint("save.file_done");
     }
     for (const FileClaim& claim : part.files) result->bytes += claim.bytes;
     result->files = part.files;
+    CrashPoint("save.part_done");
     return Report(save, part, result);
   }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/crash_point.h"
 
 namespace vlm::checkpoint {
 namespace {
@@ -116,12 +117,14 @@ absl::Status DurableFileWriter::Append(std::span<const std::byte> bytes) {
 }
 
 absl::Status DurableFileWriter::Publish(const ChunkSums& sums) {
+  CrashPoint("save.file_written");
   VLM_RETURN_IF_ERROR(file_->Sync());
   VLM_RETURN_IF_ERROR(file_->Close());
   const std::string sum_path = SumPath(path_);
   VLM_RETURN_IF_ERROR(WriteTemporary(files_, sum_path, SerializeChunkSums(sums)));
   VLM_RETURN_IF_ERROR(files_->Rename(TemporaryPath(sum_path), sum_path));
   VLM_RETURN_IF_ERROR(files_->Rename(TemporaryPath(path_), path_));
+  CrashPoint("save.file_renamed");
   return files_->SyncDirectory(ParentPath(path_));
 }
 

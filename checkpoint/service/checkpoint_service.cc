@@ -1,5 +1,6 @@
 #include "checkpoint/service/checkpoint_service.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -7,6 +8,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/crash_point.h"
 #include "checkpoint/service/effect_runner.h"
 
 namespace vlm::checkpoint {
@@ -56,6 +58,7 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
         return;
       }
     }
+    if (CommitsAStep(outputs)) CrashPoint("commit.stored");
     if (options_.on_event) {
       for (const CatalogEvent& event : outputs.events) options_.on_event(event);
     }
@@ -67,6 +70,11 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
     }
   }
 
+  static bool CommitsAStep(const Outputs& outputs) {
+    return std::any_of(outputs.events.begin(), outputs.events.end(),
+                       [](const CatalogEvent& event) { return event.kind == CatalogEvent::Kind::kCommitted; });
+  }
+
   Executor* ExecutorOf(const Effect& effect) const {
     if (effect.kind != Effect::Kind::kVerifyFiles) return deps_.disk;
     return effect.first || deps_.auditor == nullptr ? deps_.verifier : deps_.auditor;
@@ -76,7 +84,10 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
     Executor* const executor = ExecutorOf(effect);
     const absl::Duration delay = effect.delay;
     executor->PostAfter(delay, [self = shared_from_this(), effect = std::move(effect)] {
+      const bool commits = effect.kind == Effect::Kind::kCheckFiles;
+      if (commits) CrashPoint("commit.parts");
       EffectResult result = self->runner_.Run(effect);
+      if (commits) CrashPoint("commit.checked");
       self->deps_.actor->Post(
           [self, result = std::move(result)] { self->Perform(self->core_.Handle(self->deps_.clock->Wall(), result)); });
     });

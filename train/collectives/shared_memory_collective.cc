@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/crash_point.h"
 #include "train/collectives/first_failure.h"
 #include "train/collectives/operation.h"
 #include "train/collectives/ordered_sum.h"
@@ -231,6 +232,7 @@ class SharedMemoryCollective final : public Collective {
     for (int peer = 0; peer < world_; ++peer) {
       const absl::Status same = CheckSameOperation(rank_, operation, peer, Control(peer)->operation);
       if (!same.ok()) return Fail(same);
+    CrashPoint("collective.entered");
     }
     VLM_RETURN_IF_ERROR(body());
     mine->finished.store(sequence, std::memory_order_release);

@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/crash_point.h"
 #include "base/mutex.h"
 #include "train/collectives/first_failure.h"
 #include "train/collectives/operation.h"
@@ -187,6 +188,7 @@ class TcpCollective final : public Collective {
   absl::Status Exchange(Operation operation, std::vector<Transfer>* transfers) {
     VLM_RETURN_IF_ERROR(failure_.status());
     operation.sequence = sequence_.fetch_add(1, std::memory_order_relaxed) + 1;
+    CrashPoint("collective.entered");
     for (Transfer& transfer : *transfers) transfer.send_header.operation = operation;
     const absl::Duration end = options_.clock->Monotonic() + options_.deadline;
     std::vector<pollfd> entries;

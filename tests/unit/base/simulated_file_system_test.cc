@@ -184,5 +184,37 @@ TEST(PosixFileSystem, CreateNeverOpensWhatExists) {
   EXPECT_EQ(file.status().code(), absl::StatusCode::kAlreadyExists);  // never opens what exists
 }
 
+TEST(SimulatedFileSystem, APowerLossKeepsTheFirstOfWhatWasNotSynced) {
+  SimulatedFileSystem disk;
+  ASSERT_TRUE(Write(&disk, "/old", "old", true).ok());
+  ASSERT_TRUE(disk.SyncDirectory("/").ok());
+  const auto file = disk.Create("/new");
+  ASSERT_TRUE(file.ok() && (*file)->Append(SpanOf("one")).ok() && (*file)->Append(SpanOf("two")).ok());
+  ASSERT_TRUE(disk.Link("/old", "/link").ok());
+  ASSERT_TRUE(disk.Rename("/new", "/old").ok());
+  ASSERT_EQ(disk.unsynced_operations(), 5u);  // the name, twice bytes, the link, the rename
+  const auto left = [&](uint64_t kept) {
+    const std::unique_ptr<SimulatedFileSystem> after = disk.AfterPowerLoss(kept);
+    std::string text;
+    const std::vector<std::string> names = after->List("/").value_or(std::vector<std::string>());
+    for (const std::string& name : names)
+      absl::StrAppend(&text, name, "=", *ReadFile(after.get(), "/" + name, 100), " ");
+    return text;
+  };
+  EXPECT_EQ(left(0), "old=old ");
+  EXPECT_EQ(left(1), "new= old=old ");
+  EXPECT_EQ(left(2), "new=one old=old ");
+  EXPECT_EQ(left(3), "new=onetwo old=old ");
+  EXPECT_EQ(left(4), "link=old new=onetwo old=old ");
+  EXPECT_EQ(left(5), "link=old old=onetwo ");
+  EXPECT_EQ(left(9), left(5));
+  ASSERT_TRUE((*file)->Sync().ok());
+  EXPECT_EQ(disk.unsynced_operations(), 3u);
+  EXPECT_EQ(left(1), "new=onetwo old=old ");
+  ASSERT_TRUE(disk.SyncDirectory("/").ok());
+  EXPECT_EQ(disk.unsynced_operations(), 0u);
+  EXPECT_EQ(*ReadFile(&disk, "/old", 100), "onetwo");  // the machine itself went on
+}
+
 }  // namespace
 }  // namespace vlm
