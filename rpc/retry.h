@@ -27,6 +27,10 @@ class Backoff {
   Rng rng_;
 };
 
+// Metadata of a call that a worker passes on for a rank: for how many milliseconds it is made again while the service
+// is away. It is then UNAVAILABLE. Without it, or when it is no number, the call is made again up to its deadline.
+inline constexpr char kAwayMillisecondsKey[] = "vlm-away-ms";
+
 inline constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
 
 // `status`, which must not be OK, with the delay as google.rpc.RetryInfo: the service was too busy to look at the call,

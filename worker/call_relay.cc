@@ -23,7 +23,8 @@ bool IsAway(const absl::Status& status) {
 struct CallRelay::Try {
   std::string method;
   std::string request;
-  absl::Duration end;  // on the clock; infinite for stored calls
+  absl::Duration end;       // on the clock; infinite for stored calls
+  absl::Duration away_end;  // on the clock: an answer of a service that is away is passed on from here
   rpc::Channel::Done done;
   rpc::Backoff backoff;
 };
@@ -32,7 +33,8 @@ CallRelay::CallRelay(const Parts& parts) : parts_(parts), self_(std::make_shared
 
 CallRelay::~CallRelay() { *self_ = nullptr; }
 
-void CallRelay::Forward(std::string method, std::string request, absl::Duration deadline, rpc::Channel::Done done) {
+void CallRelay::Forward(std::string method, std::string request, absl::Duration deadline, rpc::Channel::Done done,
+                        absl::Duration away_max) {
   if (waiting() >= kWaitingMax) {
     done(absl::ResourceExhaustedError("too many calls wait for the coordinator: " + std::to_string(waiting())));
     return;
@@ -43,6 +45,7 @@ void CallRelay::Forward(std::string method, std::string request, absl::Duration 
                                 .request = std::move(request),
                                 .end = parts_.clock->Monotonic() + deadline,
                                 .done =
+                                .away_end = parts_.clock->Monotonic() + away_max,
                                     [this, done = std::move(done)](absl::StatusOr<std::string> answer) {
                                       --forwarded_;
                                       done(std::move(answer));
@@ -69,6 +72,11 @@ void CallRelay::Attempt(std::shared_ptr<Try> attempt) {
             return;
           }
           const absl::Duration asked = rpc::RetryDelayOf(answer.status()).value_or(absl::ZeroDuration());
+          if (relay->parts_.clock->Monotonic() >= attempt->away_end) {
+            attempt->done(absl::UnavailableError(
+                absl::StrCat("the coordinator is away: ", attempt->method, ": ", answer.status().message())));
+            return;
+          }
           const absl::Duration pause = std::max(attempt->backoff.Next(), asked);
           const absl::Duration rest = attempt->end - relay->parts_.clock->Monotonic();
           relay->parts_.executor->PostAfter(std::min(pause, std::max(rest, absl::ZeroDuration())), [self, attempt] {
@@ -133,6 +141,7 @@ void CallRelay::SendStored(const std::string& name) {
                                 .request = it->second.call.request,
                                 .end = absl::InfiniteDuration(),
                                 .done = [this, name](absl::StatusOr<std::string> answer) { Settle(name, answer); },
+                                .away_end = absl::InfiniteDuration(),
                                 .backoff = rpc::Backoff(kBackoffMin, kBackoffMax, parts_.jitter.Derive(++calls_))}));
 }
 

@@ -39,8 +39,10 @@ class CallRelay {
   CallRelay& operator=(const CallRelay&) = delete;
 
   // Tries until the service answers or `deadline` is over. A refusal of a busy service that names a delay
-  // (rpc/retry.h) is no answer: the call is made again after it.
-  void Forward(std::string method, std::string request, absl::Duration deadline, rpc::Channel::Done done);
+  // (rpc/retry.h) is no answer: the call is made again after it. A service that is away for longer than `away_max` is
+  // UNAVAILABLE: for calls that are better left than waited for.
+  void Forward(std::string method, std::string request, absl::Duration deadline, rpc::Channel::Done done,
+               absl::Duration away_max = absl::InfiniteDuration());
 
   // Keeps the call on disk and tries until the service answers, however long that takes and across restarts of
   // this worker. `done` gets the answer, or DEADLINE_EXCEEDED when it is not there within `deadline`; the call

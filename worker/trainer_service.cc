@@ -3,6 +3,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "absl/strings/numbers.h"
+#include "rpc/retry.h"
 #include "rpc/token.h"
 #include "vlm/v1/checkpoint.pb.h"
 #include "vlm/v1/data.pb.h"
@@ -194,6 +196,13 @@ absl::Status TrainerService::Authorize(const RankKey& rank, const Request& reque
   return absl::OkStatus();
 }
 
+absl::Duration TrainerService::AwayLimitOf(const rpc::Metadata& metadata) {
+  const auto found = metadata.find(rpc::kAwayMillisecondsKey);
+  int64_t milliseconds = 0;
+  const bool given = found != metadata.end() && absl::SimpleAtoi(found->second, &milliseconds) && milliseconds >= 0;
+  return given ? absl::Milliseconds(milliseconds) : absl::InfiniteDuration();
+}
+
 template <typename Request, typename Response>
 void TrainerService::AddCall(const std::string& method, rpc::ServiceRegistry* registry) {
   using Respond = std::function<void(absl::StatusOr<Response>)>;
@@ -236,7 +245,7 @@ void TrainerService::AddCall(const std::string& method, rpc::ServiceRegistry* re
         service->relay_->Deliver({.name = name, .method = method, .request = request.SerializeAsString()}, deadline,
                                  done);
       } else {
-        service->relay_->Forward(method, request.SerializeAsString(), deadline, done);
+        service->relay_->Forward(method, request.SerializeAsString(), deadline, done, AwayLimitOf(metadata));
       }
     });
   });

@@ -56,6 +56,7 @@ class TrainerService {
   absl::StatusOr<RankKey> Identify(const rpc::Metadata& metadata) const;
   template <typename Request, typename Response>
   void AddCall(const std::string& method, rpc::ServiceRegistry* registry);
+  static absl::Duration AwayLimitOf(const rpc::Metadata& metadata);
   template <typename Request>
   absl::Status Authorize(const RankKey& rank, const Request& request) const;
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/retry.h"
 #include "vlm/v1/checkpoint.pb.h"
 
 namespace vlm::checkpoint {
@@ -13,6 +14,12 @@ template <typename Response, typename Request>
 absl::StatusOr<Response> CallService(rpc::Channel* channel, const rpc::CallOptions& options, const char* method,
                                      const Request& request) {
   return rpc::CallAndWait<Response>(channel, absl::StrCat("/vlm.v1.CheckpointService/", method), request, options);
+}
+
+rpc::CallOptions WithAwayLimit(rpc::CallOptions options, absl::Duration away_max) {
+  if (away_max == absl::InfiniteDuration()) return options;
+  options.metadata[rpc::kAwayMillisecondsKey] = absl::StrCat(absl::ToInt64Milliseconds(away_max));
+  return options;
 }
 
 absl::Time FromTimestamp(const google::protobuf::Timestamp& stamp) {
@@ -80,7 +87,7 @@ absl::StatusOr<OpenedAttempt> CheckpointClient::OpenAttempt(const AttemptToOpen&
   return OpenedAttempt{response.step(), response.folder(), response.cursor(), response.final()};
 }
 
-absl::StatusOr<std::string> CheckpointClient::BeginStep(const StepToBegin& step) const {
+absl::StatusOr<std::string> CheckpointClient::BeginStep(const StepToBegin& step, absl::Duration away_max) const {
   v1::BeginStepRequest request;
   request.set_stage_uid(step.stage_uid);
   request.set_fence(step.fence);
@@ -90,8 +97,9 @@ absl::StatusOr<std::string> CheckpointClient::BeginStep(const StepToBegin& step)
   request.set_cursor(step.cursor);
   request.set_final(step.final);
   request.set_reserve_bytes(step.reserve_bytes);
-  VLM_ASSIGN_OR_RETURN(const v1::BeginStepResponse response,
-                       CallService<v1::BeginStepResponse>(channel_, options_, "BeginStep", request));
+  VLM_ASSIGN_OR_RETURN(
+      const v1::BeginStepResponse response,
+      CallService<v1::BeginStepResponse>(channel_, WithAwayLimit(options_, away_max), "BeginStep", request));
   return response.folder();
 }
 
@@ -156,12 +164,14 @@ absl::Status CheckpointClient::DeleteStep(const std::string& stage_uid, uint64_t
   return AbortStep(stage_uid, step, /*fence=*/0);
 }
 
-absl::Status CheckpointClient::AbortStep(const std::string& stage_uid, uint64_t step, uint64_t fence) const {
+absl::Status CheckpointClient::AbortStep(const std::string& stage_uid, uint64_t step, uint64_t fence,
+                                         absl::Duration away_max) const {
   v1::DeleteStepRequest request;
   request.set_stage_uid(stage_uid);
   request.set_step(step);
   request.set_fence(fence);
-  return CallService<v1::DeleteStepResponse>(channel_, options_, "DeleteStep", request).status();
+  return CallService<v1::DeleteStepResponse>(channel_, WithAwayLimit(options_, away_max), "DeleteStep", request)
+      .status();
 }
 
 absl::StatusOr<VerifiedStep> CheckpointClient::VerifyStep(const std::string& stage_uid, uint64_t step,

@@ -88,8 +88,11 @@ class CheckpointClient {
   CheckpointClient(rpc::Channel* channel, rpc::CallOptions options) : channel_(channel), options_(std::move(options)) {}
 
   absl::StatusOr<OpenedAttempt> OpenAttempt(const AttemptToOpen& attempt) const;
-  absl::StatusOr<std::string> BeginStep(const StepToBegin& step) const;  // the step's folder
-  absl::StatusOr<bool> AddPart(const PartToAdd& part) const;             // whether the step is committed
+  // The step's folder. `away_max`, of this call and of AbortStep: a worker that passes the call on gives up with
+  // UNAVAILABLE when the service is away for longer. The step may have been begun all the same.
+  absl::StatusOr<std::string> BeginStep(const StepToBegin& step,
+                                        absl::Duration away_max = absl::InfiniteDuration()) const;
+  absl::StatusOr<bool> AddPart(const PartToAdd& part) const;  // whether the step is committed
   absl::StatusOr<Artifact> CommitArtifact(const std::string& stage_uid, uint64_t fence, const std::string& kind) const;
   absl::StatusOr<StepInfo> GetStep(const std::string& stage_uid, uint64_t step) const;
   absl::StatusOr<StepInfo> GetLatest(const std::string& stage_uid) const;  // newest COMPLETE; NOT_FOUND: none
@@ -97,7 +100,8 @@ class CheckpointClient {
   absl::StatusOr<std::vector<StepInfo>> ListStepsOfStage(const std::string& stage_uid) const;
   absl::Status DeleteStep(const std::string& stage_uid, uint64_t step) const;
   // Gives up an unfinished step of this attempt: the other ranks' parts are refused, the folder is removed.
-  absl::Status AbortStep(const std::string& stage_uid, uint64_t step, uint64_t fence) const;
+  absl::Status AbortStep(const std::string& stage_uid, uint64_t step, uint64_t fence,
+                         absl::Duration away_max = absl::InfiniteDuration()) const;
   absl::StatusOr<VerifiedStep> VerifyStep(const std::string& stage_uid, uint64_t step, absl::Duration deadline) const;
 
  private:

@@ -32,6 +32,8 @@ constexpr int kLogEverySteps = 10;
 constexpr int kFailedSavesMax = 3;  // in a row
 
 std::string CurveLine(const train::StepResult& result) {
+// A coordinator that was started again serves within a second; training waits no longer for one that is away.
+constexpr absl::Duration kWaitForService = absl::Seconds(1);
   const Json json = {{"step", result.step},
                      {"loss", result.loss},
                      {"learning_rate", result.lr},
@@ -290,10 +292,11 @@ class TrainingRun {
     std::string answer;
     absl::Status failed;
     if (save->rank == 0) {
-      absl::StatusOr<std::string> folder = context_.checkpoints->BeginStep(save->step);
+      absl::StatusOr<std::string> folder = BeginStep(save->step);
       if (folder.ok()) {
         answer = "+" + *folder;
-      } else if (absl::IsResourceExhausted(folder.status()) && !save->step.final) {
+      } else if ((absl::IsResourceExhausted(folder.status()) || absl::IsUnavailable(folder.status())) &&
+                 !save->step.final) {
         SkipSave(*save, std::string(folder.status().message()));
         answer = "-";
       } else {
@@ -371,6 +374,23 @@ class TrainingRun {
   absl::Duration data_wait_;  // since the last report
   Progress progress_;
   Mutex saves_mutex_;
+  // Rank 0. Training does not wait for a service that is away, except with its last step: the save is skipped. A step
+  // that was asked for without an answer may have been begun; unless it is given up before the next one, it keeps one
+  // of the two places for saves.
+  absl::StatusOr<std::string> BeginStep(const checkpoint::StepToBegin& step) {
+    const bool knows_away = unanswered_step_ > 0;
+    const absl::Duration wait =
+        step.final ? absl::InfiniteDuration() : (knows_away ? absl::ZeroDuration() : kWaitForService);
+    if (knows_away) {
+      const absl::Status given_up = context_.checkpoints->AbortStep(step.stage_uid, unanswered_step_, step.fence, wait);
+      if (absl::IsUnavailable(given_up)) return given_up;
+      unanswered_step_ = 0;  // gone, or never begun
+    }
+    absl::StatusOr<std::string> folder = context_.checkpoints->BeginStep(step, wait);
+    if (absl::IsUnavailable(folder.status())) unanswered_step_ = step.step;
+    return folder;
+  }
+
   int failed_saves_in_a_row_ ABSL_GUARDED_BY(saves_mutex_) = 0;
   absl::Status last_save_ ABSL_GUARDED_BY(saves_mutex_);
   std::unique_ptr<data::Loader> loader_;
@@ -382,3 +402,4 @@ class TrainingRun {
 absl::Status RunTraining(const StageContext& context) { return TrainingRun(context).Run(); }
 
 }  // namespace vlm::trainer
+  uint64_t unanswered_step_ = 0;  // asked for, and perhaps begun; 0: none

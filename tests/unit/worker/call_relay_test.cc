@@ -92,6 +92,24 @@ TEST_F(CallRelayTest, AForwardedCallEndsAtItsDeadline) {
   EXPECT_TRUE(requests_.empty());
 }
 
+TEST_F(CallRelayTest, ACallThatIsBetterLeftThanWaitedForEndsWhenTheServiceStaysAway) {
+  relay_->Forward("/s.S/Do", "x", absl::Minutes(10), Keep(), absl::Seconds(1));
+  Run(absl::Seconds(0.9));
+  EXPECT_TRUE(answers_.empty());
+  Run(absl::Seconds(1));
+  ASSERT_EQ(answers_.size(), 1u);
+  EXPECT_TRUE(absl::IsUnavailable(answers_[0].status())) << answers_[0].status();
+  relay_->Forward("/s.S/Do", "y", absl::Minutes(10), Keep(), absl::ZeroDuration());
+  ServeEcho();
+  Run(absl::Seconds(1));
+  ASSERT_EQ(answers_.size(), 2u);
+  EXPECT_EQ(relay_->waiting(), 0u);
+  relay_->Forward("/s.S/Do", "z", absl::Minutes(10), Keep(), absl::ZeroDuration());
+  Run(absl::Seconds(1));
+  ASSERT_EQ(answers_.size(), 3u);
+  EXPECT_EQ(answers_[2].value(), "re: z") << "a service that is there is asked once, whatever the patience";
+}
+
 TEST_F(CallRelayTest, ARefusalIsAnAnswer) {
   ServeEcho();
   refusal_ = absl::FailedPreconditionError("the fence moved");
