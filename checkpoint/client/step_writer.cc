@@ -33,14 +33,20 @@ absl::StatusOr<FileClaim> WriteTensors(FileSystem* files, const std::string& pat
   return FileClaim{file.name, written.bytes, written.digest};
 }
 
+// Folders between the step's own and a file. Not the step's own: the service makes it, and removes it when the attempt
+// is replaced, and a rank that has slept over that must not make it again.
+absl::Status MakeFoldersBelow(FileSystem* files, const std::string& folder, const std::string& below) {
+  if (below == folder) return absl::OkStatus();
+  const std::string parent = ParentPath(below);
+  VLM_RETURN_IF_ERROR(MakeFoldersBelow(files, folder, parent));
+  const absl::Status made = files->MakeDirectory(below);
+  if (!made.ok() && !absl::IsAlreadyExists(made)) return made;
+  return files->SyncDirectory(parent);  // also one that another rank has made and not synced yet
+}
+
 absl::StatusOr<FileClaim> WriteFile(FileSystem* files, const std::string& folder, const FileToWrite& file) {
   const std::string path = absl::StrCat(folder, "/", file.name);
-  const std::string parent = ParentPath(path);
-  VLM_RETURN_IF_ERROR(MakeDirectories(files, parent));
-  // Another rank may have made a folder between and not synced it yet.
-  for (std::string above = parent; above != folder; above = ParentPath(above)) {
-    VLM_RETURN_IF_ERROR(files->SyncDirectory(ParentPath(above)));
-  }
+  VLM_RETURN_IF_ERROR(MakeFoldersBelow(files, folder, ParentPath(path)));
   if (file.produce_tensor) return WriteTensors(files, path, file);
   VLM_ASSIGN_OR_RETURN(const WrittenFile written, WriteDurableFile(files, path, file.contents));
   return FileClaim{file.name, written.bytes, written.digest};

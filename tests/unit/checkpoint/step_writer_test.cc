@@ -199,6 +199,19 @@ TEST_F(StepWriterTest, AReplacedAttemptIsToldSo) {
   EXPECT_TRUE(absl::IsFailedPrecondition(refused) || absl::IsNotFound(refused)) << refused;
 }
 
+TEST_F(StepWriterTest, TheFolderOfAReplacedAttemptIsNotMadeAgain) {
+  StepWriter writer(PosixFileSystem(), client_.get(), RealClock(), options_);
+  for (const char* const name : {"a", "below/a"}) {
+    Save save = BeginSave(name == std::string("a") ? 1 : 2);
+    const std::string folder = save.folder;
+    save.files = {PlainFile(name, "bytes")};
+    std::filesystem::remove_all(folder);  // as the service does for the attempt that follows
+    ASSERT_TRUE(writer.Start(std::move(save)).ok());
+    EXPECT_TRUE(absl::IsNotFound(writer.Wait())) << name;
+    EXPECT_FALSE(std::filesystem::exists(folder)) << name;
+  }
+}
+
 TEST_F(StepWriterTest, HoldsNoMoreSnapshotsThanItsLimit) {
   Gate gate;
   const auto files = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string&) {
