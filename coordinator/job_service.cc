@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "coordinator/core/row_keys.h"
 #include "rpc/bad_request.h"
 #include "rpc/retry.h"
@@ -47,7 +48,7 @@ absl::Status DiagnosticsStatus(const spec::Diagnostics& diagnostics) {
     const std::string line = absl::StrCat(text.empty() ? "" : "\n", violation.field, ": ", violation.description);
     violations.push_back(std::move(violation));
     if (!text.empty() && text.size() + line.size() > kErrorTextBytesMax) continue;
-    text += line.substr(0, kErrorTextBytesMax);
+    text += CutUtf8(line, kErrorTextBytesMax);
     ++told;
   }
   if (told < diagnostics.count()) absl::StrAppend(&text, "\nand ", diagnostics.count() - told, " more errors");

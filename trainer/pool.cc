@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/utf8.h"
 #include "checkpoint/client/step_writer.h"
 #include "data/indexer.h"
 #include "trainer/exit_code.h"
@@ -17,6 +18,7 @@ constexpr char kCommit[] = "/vlm.v1.DataService/CommitShard";
 constexpr char kFail[] = "/vlm.v1.DataService/FailShard";
 constexpr char kList[] = "/vlm.v1.DataService/ListShards";
 constexpr int kRetryMsMax = 1000;
+constexpr size_t kErrorBytesMax = 4096;  // what the coordinator keeps of a shard's error
 
 class PoolRank {
  public:
@@ -59,7 +61,7 @@ class PoolRank {
     Identify(&request);
     request.set_shard(lease.shard());
     request.set_lease_id(lease.lease_id());
-    request.set_error(std::string(done.message()));
+    request.set_error(CutUtf8({done.message().data(), done.message().size()}, kErrorBytesMax));
     Call<v1::FailShardResponse>(kFail, request).status().IgnoreError();  // the lease runs out by itself
     // What is wrong with the data may be right on the next try or another rank; what is wrong with the rank is not.
     const ExitCode code = ExitCodeOf(done);

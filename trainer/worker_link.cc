@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/mutex.h"
+#include "base/utf8.h"
 #include "rpc/grpc_channel.h"
 #include "rpc/token.h"
 #include "vlm/v1/trainer.pb.h"
@@ -207,7 +208,7 @@ class GrpcWorkerLink final : public WorkerLink {
   void ReportFailure(int exit_code, std::string_view message) override {
     v1::AttachRequest request;
     request.mutable_failure()->set_exit_code(exit_code);
-    request.mutable_failure()->set_message(std::string(message.substr(0, kFailureBytesMax)));
+    request.mutable_failure()->set_message(CutUtf8(message, kFailureBytesMax));
     {
       MutexLock lock(&mutex_);
       failure_ = request.SerializeAsString();

@@ -8,8 +8,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <utility>
 
 #include "base/file_system.h"
@@ -20,7 +22,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kFormat = 1;
+constexpr uint64_t kFormat = 1;
 constexpr uint64_t kRowBytesMax = 4u << 20;
 constexpr std::string_view kResults = "/results";
 constexpr std::string_view kProcesses = "/processes";
@@ -36,6 +38,19 @@ absl::StatusOr<Json> ReadJson(const std::string& path) {
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return Damaged(path, "not a JSON object");
   return json;
+}
+
+// The text of `key`; empty when it is missing or no text.
+std::string TextOf(const Json& json, const char* key) {
+  const auto found = json.find(key);
+  return found != json.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
+// The number of `key`, at most `most`; nothing when it is missing or no such number.
+std::optional<uint64_t> NumberOf(const Json& json, const char* key, uint64_t most) {
+  const auto found = json.find(key);
+  if (found == json.end() || !found->is_number_unsigned() || found->get<uint64_t>() > most) return std::nullopt;
+  return found->get<uint64_t>();
 }
 
 std::string ResultName(const std::string& attempt_id, int32_t rank) {
@@ -117,12 +132,18 @@ absl::Status StateDir::LoadIdentity(const std::string& hostname) {
     node_id_ = (hostname.empty() ? std::string("node") : hostname) + "-" + random.substr(32, 6);
   } else {
     VLM_RETURN_IF_ERROR(stored.status());
-    if (stored->value("format", 0) != kFormat) return Damaged(path, "format is not 1");
-    node_id_ = stored->value("node_id", "");
-    state_uuid_ = stored->value("state_uuid", "");
-    incarnation_ = stored->value("incarnation", uint64_t{0});
-    epoch_ = stored->value("coordinator_epoch", uint64_t{0});
+    if (NumberOf(*stored, "format", kFormat) != kFormat) return Damaged(path, "format is not 1");
+    node_id_ = TextOf(*stored, "node_id");
+    state_uuid_ = TextOf(*stored, "state_uuid");
     if (node_id_.empty() || state_uuid_.empty()) return Damaged(path, "node_id or state_uuid is missing");
+    const std::optional<uint64_t> incarnation = NumberOf(*stored, "incarnation", UINT64_MAX - 1);
+    const std::optional<uint64_t> epoch = NumberOf(*stored, "coordinator_epoch", UINT64_MAX);
+    // Begun again at 0 they would make the coordinator take this worker for an older process of itself.
+    if (!incarnation.has_value() || !epoch.has_value()) {
+      return Damaged(path, "incarnation or coordinator_epoch is no number");
+    }
+    incarnation_ = *incarnation;
+    epoch_ = *epoch;
   }
   ++incarnation_;
   return SaveIdentity();
@@ -174,11 +195,14 @@ absl::StatusOr<std::vector<ProcessName>> StateDir::LoadProcesses() {
     const std::string path = folder + "/" + name;
     const absl::StatusOr<Json> json = ReadJson(path);
     VLM_RETURN_IF_ERROR(json.status());
-    if (json->value("boot_id", "") != ReadBootId()) {  // the machine has restarted: the process is gone
+    if (TextOf(*json, "boot_id") != ReadBootId()) {  // the machine has restarted: the process is gone
       VLM_RETURN_IF_ERROR(RemoveRow(path));
       continue;
     }
-    processes.push_back({.pid = json->value("pid", 0), .start_ticks = json->value("start_ticks", uint64_t{0})});
+    const std::optional<uint64_t> pid = NumberOf(*json, "pid", INT_MAX);
+    const std::optional<uint64_t> start_ticks = NumberOf(*json, "start_ticks", UINT64_MAX);
+    if (pid.value_or(0) == 0 || !start_ticks.has_value()) return Damaged(path, "not a process");
+    processes.push_back({.pid = static_cast<int>(*pid), .start_ticks = *start_ticks});
   }
   return processes;
 }

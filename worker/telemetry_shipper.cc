@@ -30,6 +30,13 @@ std::string FolderName(const RankKey& key) {
   return name;
 }
 
+// What DoBegin writes, and nothing else: of another process or another version.
+bool IsAbout(const Json& about) {
+  return about.is_object() && about.contains("job_id") && about["job_id"].is_string() && about.contains("stage") &&
+         about["stage"].is_string() && about.contains("fence") && about["fence"].is_number_unsigned() &&
+         about.contains("rank") && about["rank"].is_number_unsigned() && about["rank"].get<uint64_t>() <= INT32_MAX;
+}
+
 }  // namespace
 
 TelemetryShipper::TelemetryShipper(Parts parts)
@@ -98,15 +105,15 @@ void TelemetryShipper::DoStart() {
     const absl::StatusOr<std::string> text = ReadFile(PosixFileSystem(), folder + kAbout, 64 << 10);
     const Json about = text.ok() ? Json::parse(*text, nullptr, false) : Json();
     absl::StatusOr<std::unique_ptr<RankLog>> log = RankLog::Create(folder);
-    if (!about.is_object() || !log.ok()) {
+    if (!IsAbout(about) || !log.ok()) {
       parts_.note("leaving a log that cannot be read: " + folder);
       continue;
     }
     Rank& rank = MakeRank(name);
-    rank.labels = {.job_id = about.value("job_id", ""),
-                   .stage = about.value("stage", ""),
-                   .fence = about.value("fence", uint64_t{0}),
-                   .rank = about.value("rank", 0)};
+    rank.labels = {.job_id = about["job_id"].get<std::string>(),
+                   .stage = about["stage"].get<std::string>(),
+                   .fence = about["fence"].get<uint64_t>(),
+                   .rank = about["rank"].get<int32_t>()};
     rank.folder = folder;
     rank.log = *std::move(log);
     rank.ended = true;

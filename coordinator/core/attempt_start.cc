@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/utf8.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/retry_policy.h"
 
@@ -12,7 +13,7 @@ namespace {
 constexpr size_t kSecretBytes = 32;
 
 std::string Text(const absl::Status& status) {
-  return std::string(status.message().data(), status.message().size()).substr(0, kMessageBytesMax);
+  return CutUtf8({status.message().data(), status.message().size()}, kMessageBytesMax);
 }
 
 }  // namespace

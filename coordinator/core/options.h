@@ -52,6 +52,9 @@ struct CoordinatorOptions {
 inline constexpr uint32_t kProtocolMin = 1;
 inline constexpr uint32_t kProtocolMax = 1;
 inline constexpr uint32_t kStoreFormat = 1;
+// An epoch grows by one with each start. A worker that says it has met a higher one than this is refused: to follow it
+// would leave no room above.
+inline constexpr uint64_t kEpochMax = uint64_t{1} << 62;
 inline constexpr uint64_t kLeaseIdBlock = 1000;
 inline constexpr uint32_t kShardTriesMax = 3;
 inline constexpr uint32_t kShardsPerLeaseMax = 16;

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "coordinator/core/core.h"
 
 namespace vlm::coordinator {
@@ -146,7 +147,7 @@ void Coordinator::Core::On(const FailShard& input) {
   const bool held = lease != stage->shards.leases().end() && lease->second.lease_id == request.lease_id();
   if (held && request.shard() == stage->shards.shards()) {
     // As when its rank dies: the next try needs a new fence, and the retry budget bounds the tries.
-    const std::string message = absl::StrCat("the finish task failed: ", request.error().substr(0, kMessageBytesMax));
+    const std::string message = absl::StrCat("the finish task failed: ", CutUtf8(request.error(), kMessageBytesMax));
     stage->shards.Drop(request.shard());
     BlameRank(stage, {v1::FAILURE_CLASS_CRASH, now(), absl::ZeroDuration(), -1, message});
     StopAttempt(stage, v1::STOP_CAUSE_FAILURE, message);

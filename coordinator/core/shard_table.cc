@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/utf8.h"
 #include "coordinator/core/options.h"
 
 namespace vlm::coordinator {
@@ -92,7 +93,7 @@ bool ShardTable::Fail(uint32_t shard, uint64_t lease_id, const std::string& erro
   v1::ShardRecord record;
   record.set_poisoned(true);
   record.set_tries(tries_[shard]);
-  record.set_error(error.substr(0, kMessageBytesMax));
+  record.set_error(CutUtf8(error, kMessageBytesMax));
   rows_[shard] = std::move(record);
   return true;
 }

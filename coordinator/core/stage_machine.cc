@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/utf8.h"
 #include "coordinator/core/core.h"
 #include "coordinator/core/retry_policy.h"
 
@@ -34,7 +35,7 @@ bool MayPass(const absl::Status& status) {
 }
 
 std::string Text(const absl::Status& status) {
-  return std::string(status.message().data(), status.message().size()).substr(0, kMessageBytesMax);
+  return CutUtf8({status.message().data(), status.message().size()}, kMessageBytesMax);
 }
 
 // SHA-256 over the semantic digest, the computation's version and every input's digest, in order. Files below a

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/utf8.h"
 #include "coordinator/core/core.h"
 
 namespace vlm::coordinator {
@@ -283,7 +284,7 @@ void Coordinator::Core::OnResult(Worker* worker, const v1::RankResult& result) {
                         ? result.failure()
                         : ClassOfExit(result.exit_code(), result.signal());
   const absl::Duration age =
-      std::max(absl::ZeroDuration(), absl::Nanoseconds(result.sent_boot_ns() - result.at_boot_ns()));
+      std::max(absl::ZeroDuration(), absl::Nanoseconds(result.sent_boot_ns()) - absl::Nanoseconds(result.at_boot_ns()));
   failure.at = now() - age - worker->round_trip / 2;
   failure.error = std::min(worker->round_trip / 2, kClockErrorMax);
   failure.rank = result.rank();
@@ -292,7 +293,7 @@ void Coordinator::Core::OnResult(Worker* worker, const v1::RankResult& result) {
   if (ours && by_signal && failure.failure != v1::FAILURE_CLASS_OUT_OF_MEMORY) {
     failure.failure = v1::FAILURE_CLASS_UNSPECIFIED;  // our own signal
   }
-  std::string message_text = result.message().substr(0, kMessageBytesMax);
+  std::string message_text = CutUtf8(result.message(), kMessageBytesMax);
   if (live.condemned.has_value()) {
     failure.failure = *live.condemned;
     message_text = live.condemned_message;

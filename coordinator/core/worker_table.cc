@@ -42,6 +42,11 @@ absl::Status WorkerTable::Admit(const v1::Hello& hello) const {
   if (hello.node_id().empty() || hello.state_uuid().empty()) {
     return absl::InvalidArgumentError("Hello needs node_id and state_uuid");
   }
+  if (hello.epoch_seen() > kEpochMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no coordinator can have had this epoch; give the worker a new state folder: epoch_seen ",
+                     hello.epoch_seen(), ", highest possible ", kEpochMax));
+  }
   const Worker* known = Find(hello.node_id());
   if (known != nullptr && known->record.state_uuid() != hello.state_uuid() &&
       (known->state != v1::NODE_STATE_LOST || !known->record.taken().empty())) {

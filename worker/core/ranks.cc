@@ -3,6 +3,7 @@
 #include <csignal>
 #include <utility>
 
+#include "base/utf8.h"
 #include "worker/core/worker_core.h"
 
 namespace vlm::worker {
@@ -182,9 +183,8 @@ void Worker::Core::Finished(HeldRank* rank, const RankEnd& end, const std::strin
   result.set_signal(end.signal);
   result.set_failure(Classify(end));
   if (end.exit_code != 0 || end.signal != 0) {
-    std::string text = message.empty() ? Describe(end) : message + " [" + Describe(end) + "]";
-    if (text.size() > kResultMessageBytesMax) text.resize(kResultMessageBytesMax);
-    result.set_message(text);
+    const std::string text = message.empty() ? Describe(end) : message + " [" + Describe(end) + "]";
+    result.set_message(CutUtf8(text, kResultMessageBytesMax));
   }
   result.set_at_boot_ns(absl::ToInt64Nanoseconds(now_));
   result.set_last_phase(last_phase);
@@ -224,7 +224,7 @@ void Worker::Core::On(const FromTrainer& input) {
       break;
     }
     case v1::AttachRequest::kFailure:
-      rank->failure_message = message.failure().message().substr(0, kResultMessageBytesMax);
+      rank->failure_message = CutUtf8(message.failure().message(), kResultMessageBytesMax);
       break;
     case v1::AttachRequest::kMetrics:
       break;  // the shell ships them; no decision depends on one

@@ -40,6 +40,31 @@ class GangAttempt : public testing::Test {
   std::string id_;
 };
 
+// A row whose text was cut within a character would not parse at the next start.
+TEST_F(GangAttempt, ALongMessageIsCutBetweenCharacters) {
+  Run();
+  std::string message = "x";
+  while (message.size() < 2 * kMessageBytesMax) message += "\xc3\xa9";
+  service_.Exit(a_, Id(), 0, 64, 0, message);
+  service_.Exit(b_, Id(), 1, 0, 15);
+  service_.Restart();
+  EXPECT_EQ(service_.View(id_).state(), v1::JOB_STATE_FAILED);
+  EXPECT_THAT(service_.View(id_).reason(), HasSubstr("x\xc3\xa9\xc3\xa9"));
+}
+
+TEST_F(GangAttempt, ClocksOfAReportThatMakeNoSenseCountAsItsArrival) {
+  Run();
+  v1::SessionRequest message;
+  v1::RankResult& result = *message.mutable_result();
+  result.set_attempt_id(Id());
+  result.set_exit_code(70);
+  result.set_failure(v1::FAILURE_CLASS_CRASH);
+  result.set_at_boot_ns(INT64_MAX);
+  result.set_sent_boot_ns(INT64_MIN);
+  service_.Say(a_, message);
+  EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_STOPPING);
+}
+
 TEST_F(GangAttempt, NoRankStartsBeforeTheFenceIsDurable) {
   EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_FENCING);
   for (const auto& message : service_.TakeSent(a_)) EXPECT_FALSE(message.has_assign());

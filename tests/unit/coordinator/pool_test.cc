@@ -38,13 +38,14 @@ class PoolAttempt : public testing::Test {
     input.request.set_lease_id(lease);
     return service_.Call(input, call_).status;
   }
-  absl::Status FailOnce(uint32_t shard, uint64_t lease, const std::string& node = "a") {
+  absl::Status FailOnce(uint32_t shard, uint64_t lease, const std::string& node = "a",
+                        const std::string& error = "line 7 is not JSON") {
     FailShard input{++call_, node, {}};
     input.request.set_stage_uid(Stage().stage_uid());
     input.request.set_fence(Stage().fence());
     input.request.set_shard(shard);
     input.request.set_lease_id(lease);
-    input.request.set_error("line 7 is not JSON");
+    input.request.set_error(error);
     return service_.Call(input, call_).status;
   }
   void DoShards(uint32_t count) {
@@ -161,6 +162,17 @@ TEST_F(PoolAttempt, ThreeFailuresPoisonAShardAndFailTheStage) {
   EXPECT_THAT(service_.View(id_).reason(), HasSubstr("shard 0 failed 3 times: line 7 is not JSON"));
   EXPECT_TRUE(service_.Retry(id_).ok());
   EXPECT_EQ(Stage().state(), v1::STAGE_STATE_ACTIVE) << "a person's retry gives the shard a new chance";
+}
+
+TEST_F(PoolAttempt, ALongErrorOfAShardIsCutBetweenCharacters) {
+  std::string error = "x";
+  while (error.size() < 2 * kMessageBytesMax) error += "\xc3\xa9";
+  for (int i = 0; i < 3; ++i) {
+    const auto lease = Lease(0, "a");
+    ASSERT_TRUE(FailOnce(lease->leases(0).shard(), lease->leases(0).lease_id(), "a", error).ok());
+  }
+  service_.Restart();
+  EXPECT_THAT(service_.View(id_).reason(), HasSubstr("shard 0 failed 3 times: x\xc3\xa9"));
 }
 
 // The end of the last rank ends the attempt at once, and a stage that is tried again forgets what was poisoned.

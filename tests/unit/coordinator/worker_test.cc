@@ -50,6 +50,18 @@ TEST(Worker, ProtocolsMustMeet) {
   EXPECT_THAT(Text(closed[0]), HasSubstr("INCOMPATIBLE_VERSION"));
 }
 
+TEST(Worker, AnEpochThatNoCoordinatorCanHaveHadIsRefused) {
+  ServiceHarness service;
+  const uint64_t epoch = service.core().epoch();
+  v1::Hello hello = service.Hello("a");
+  hello.set_epoch_seen(UINT64_MAX);
+  service.Connect(hello);
+  const std::vector<absl::Status> closed = service.TakeClosed();
+  ASSERT_EQ(closed.size(), 1u);
+  EXPECT_EQ(closed[0].code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(service.core().epoch(), epoch) << "one more than the highest number would be 0, which every worker refuses";
+}
+
 TEST(Worker, AnOlderIncarnationIsRefused) {
   ServiceHarness service;
   service.Connect(service.Hello("a", 1, 5));

@@ -3,6 +3,7 @@
 #include <csignal>
 
 #include "tests/unit/worker/core_harness.h"
+#include "worker/core/held_rank.h"
 
 namespace vlm::worker {
 namespace {
@@ -270,6 +271,26 @@ TEST_F(CoreRanksTest, TheTrainersOwnWordsAreInTheResult) {
   EXPECT_EQ(result.last_phase(), v1::RANK_PHASE_STEP);
   EXPECT_EQ(result.last_step(), 17u);
   EXPECT_EQ(core_.All<ForgetRank>().size(), 1u);
+}
+
+// What does not parse is refused by the coordinator with the whole session, again and again, and stops the next start.
+TEST_F(CoreRanksTest, ALongMessageIsCutBetweenCharacters) {
+  for (const size_t bytes : {size_t{3000}, kResultMessageBytesMax, kResultMessageBytesMax + 1}) {
+    const int rank = 0;
+    core_.Clear();
+    core_.RunRank(rank, 0, bytes);
+    v1::AttachRequest failure;
+    std::string message(bytes % 2 == 0 ? 1 : 2, 'x');
+    while (message.size() < bytes) message += "\xc3\xa9";
+    failure.mutable_failure()->set_message(message);
+    core_.Feed(FromTrainer{Key(rank, bytes), failure});
+    core_.Feed(RankReaped{Key(rank, bytes), 70, 0});
+    const std::vector<StoreResult> stored = core_.All<StoreResult>();
+    ASSERT_EQ(stored.size(), 1u);
+    EXPECT_LE(stored[0].result.message().size(), kResultMessageBytesMax);
+    v1::RankResult again;
+    EXPECT_TRUE(again.ParseFromString(stored[0].result.SerializeAsString())) << "of " << bytes << " bytes";
+  }
 }
 
 TEST_F(CoreRanksTest, ShardsOfAnEndedRankAreNotRenewed) {

@@ -105,5 +105,32 @@ TEST_F(StateDirTest, DamageIsNamedWithItsPlace) {
   EXPECT_TRUE(absl::IsDataLoss(StateDir::Open(path_, "host").status()));
 }
 
+TEST_F(StateDirTest, ValuesOfAnotherKindAreDamageToo) {
+  for (const char* identity : {R"({"format": "1"})", R"({"format": null})",
+                               R"({"format": 1, "node_id": null, "state_uuid": "b", "incarnation": 1})",
+                               R"({"format": 1, "node_id": "a", "state_uuid": [], "incarnation": 1})",
+                               R"({"format": 1, "node_id": "a", "state_uuid": "b", "incarnation": "1"})",
+                               R"({"format": 1, "node_id": "a", "state_uuid": "b", "incarnation": -1})",
+                               R"({"format": 1, "node_id": "a", "state_uuid": "b", "coordinator_epoch": 0})",
+                               R"({"format": 1, "node_id": "a", "state_uuid": "b", "incarnation": 1})"}) {
+    Open().reset();
+    std::ofstream(path_ + "/worker.json", std::ios::trunc) << identity;
+    const absl::Status damaged = StateDir::Open(path_, "host").status();
+    EXPECT_TRUE(absl::IsDataLoss(damaged)) << identity << ": " << damaged;
+    EXPECT_NE(std::string(damaged.message()).find("worker.json"), std::string::npos) << damaged;
+    ASSERT_TRUE(RemoveTree(PosixFileSystem(), path_).ok());
+  }
+  auto state = Open();
+  const std::string boot = ReadBootId();
+  for (const char* fields : {R"("pid": "77", "start_ticks": 5)", R"("pid": 0, "start_ticks": 5)",
+                             R"("pid": 4294967297, "start_ticks": 5)", R"("pid": 77)"}) {
+    const std::string row = path_ + "/processes/77";
+    std::ofstream(row, std::ios::trunc) << "{" << fields << R"(, "boot_id": ")" << boot << "\"}";
+    EXPECT_TRUE(absl::IsDataLoss(state->LoadProcesses().status())) << fields;
+  }
+  std::ofstream(path_ + "/processes/77", std::ios::trunc) << R"({"pid": 77, "start_ticks": 5, "boot_id": null})";
+  EXPECT_TRUE(state->LoadProcesses().value().empty()) << "of no boot that is this one";
+}
+
 }  // namespace
 }  // namespace vlm::worker

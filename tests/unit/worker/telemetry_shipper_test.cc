@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <optional>
 #include <utility>
 
@@ -173,6 +174,31 @@ class TelemetryShipperTest : public testing::Test {
 };
 
 using Batch = std::pair<std::vector<uint64_t>, uint64_t>;
+
+// Another process of this worker wrote them, and a disk may have rotted them since.
+TEST_F(TelemetryShipperTest, LogsThatSayNothingOfThemselvesAreLeftAlone) {
+  shipper_.reset();
+  const std::string folder = testing::TempDir() + "/shipper_" + test_name();
+  int number = 0;
+  for (const char* about : {"null", "[]", "{}", R"({"job_id": null, "stage": "s", "fence": 1, "rank": 0})",
+                            R"({"job_id": "j", "stage": "s", "fence": "1", "rank": 0})",
+                            R"({"job_id": "j", "stage": "s", "fence": 1, "rank": -1})"}) {
+    const std::string log = folder + "/log-" + std::to_string(number++);
+    ASSERT_TRUE(MakeDirectories(PosixFileSystem(), log).ok());
+    ASSERT_TRUE(WriteFileDurably(PosixFileSystem(), log + "/about.json", about).ok());
+  }
+  std::atomic<int> left = 0;
+  PlayedChannel channel;
+  TelemetryShipper shipper({.channel = &channel,
+                            .node_id = "node-a",
+                            .log_root = folder,
+                            .metrics = &metrics_,
+                            .jitter = RngKey{1},
+                            .note = [&left](const std::string& text) { left += text.starts_with("leaving a log"); }});
+  shipper.Start();
+  channel.WaitUntilOpen();
+  EXPECT_EQ(left, number);
+}
 
 TEST_F(TelemetryShipperTest, PointsOfABrokenStreamAreSentAgain) {
   AddPoint(1, /*dropped=*/3);
