@@ -175,10 +175,11 @@ absl::Status CheckpointClient::AbortStep(const std::string& stage_uid, uint64_t 
 }
 
 absl::StatusOr<VerifiedStep> CheckpointClient::VerifyStep(const std::string& stage_uid, uint64_t step,
-                                                          absl::Duration deadline) const {
+                                                          absl::Duration deadline, bool before_others) const {
   v1::VerifyStepRequest request;
   request.set_stage_uid(stage_uid);
   request.set_step(step);
+  request.set_before_reuse(before_others);
   rpc::CallOptions options = options_;
   options.deadline = deadline;
   VLM_ASSIGN_OR_RETURN(const v1::VerifyStepResponse response,

@@ -102,7 +102,10 @@ class CheckpointClient {
   // Gives up an unfinished step of this attempt: the other ranks' parts are refused, the folder is removed.
   absl::Status AbortStep(const std::string& stage_uid, uint64_t step, uint64_t fence,
                          absl::Duration away_max = absl::InfiniteDuration()) const;
-  absl::StatusOr<VerifiedStep> VerifyStep(const std::string& stage_uid, uint64_t step, absl::Duration deadline) const;
+  // The service reads the step again; one that is not as committed is DAMAGED from then on, and resumed from no more.
+  // `before_others`: a rank waits for the answer, not behind what people ask for.
+  absl::StatusOr<VerifiedStep> VerifyStep(const std::string& stage_uid, uint64_t step, absl::Duration deadline,
+                                          bool before_others = false) const;
 
  private:
   rpc::Channel* const channel_;

@@ -85,6 +85,11 @@ absl::StatusOr<ChunkSums> ParseChunkSums(std::string_view contents) {
   return sums;
 }
 
+std::string ChunkName(uint64_t chunk, uint64_t file_bytes) {
+  const uint64_t begin = chunk * kChunkBytes, end = std::min(begin + kChunkBytes, file_bytes);
+  return absl::StrCat("chunk ", chunk, " (bytes ", begin, " to ", end == begin ? begin : end - 1, ")");
+}
+
 void ChunkHasher::Update(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const size_t taken = std::min<uint64_t>(bytes.size(), kChunkBytes - chunk_bytes_);

@@ -33,6 +33,9 @@ std::string SerializeChunkSums(const ChunkSums& sums);
 // that does not match the chunks, or trailing bytes.
 absl::StatusOr<ChunkSums> ParseChunkSums(std::string_view contents);
 
+// "chunk 1 (bytes 4194304 to 6291455)", of a file of `file_bytes`.
+std::string ChunkName(uint64_t chunk, uint64_t file_bytes);
+
 // Hashes a file as it is written. Not thread-safe.
 class ChunkHasher {
  public:

@@ -172,6 +172,29 @@ absl::StatusOr<ChunkSums> ReadChunkSums(FileSystem* files, const std::string& pa
   return sums;
 }
 
+absl::StatusOr<std::string> ReadCommittedFile(FileSystem* files, const std::string& path, uint64_t bytes_max) {
+  const absl::StatusOr<ChunkSums> sums = ReadChunkSums(files, path);
+  if (absl::IsNotFound(sums.status())) return absl::DataLossError(sums.status().message());
+  VLM_RETURN_IF_ERROR(sums.status());
+  if (sums->bytes > bytes_max) {
+    return absl::OutOfRangeError(absl::StrCat("committed file has more than ", bytes_max, " bytes: ", path));
+  }
+  const absl::StatusOr<FileInfo> info = files->Stat(path);
+  if (absl::IsNotFound(info.status())) return absl::DataLossError(absl::StrCat("committed file is missing: ", path));
+  VLM_RETURN_IF_ERROR(info.status());
+  if (info->bytes != sums->bytes) {
+    return absl::DataLossError(
+        absl::StrCat("file has ", info->bytes, " bytes, its sums were made for ", sums->bytes, ": ", path));
+  }
+  VLM_ASSIGN_OR_RETURN(std::string text, ReadFile(files, path, sums->bytes));
+  for (uint64_t chunk = 0; chunk < sums->chunks.size(); ++chunk) {
+    if (Sha256Of(std::string_view(text).substr(chunk * kChunkBytes, kChunkBytes)) == sums->chunks[chunk]) continue;
+    return absl::DataLossError(
+        absl::StrCat("contents differ from those committed in ", ChunkName(chunk, sums->bytes), " of ", path));
+  }
+  return text;
+}
+
 absl::StatusOr<std::vector<FileDamage>> CheckFiles(FileSystem* files, const std::string& folder,
                                                    std::span<const FileClaim> claims) {
   std::vector<FileDamage> damages;

@@ -62,6 +62,10 @@ absl::StatusOr<WrittenFile> AddSums(FileSystem* files, const std::string& path);
 // `<path>.sum`, parsed. NOT_FOUND when it does not exist, DATA_LOSS when it does not parse.
 absl::StatusOr<ChunkSums> ReadChunkSums(FileSystem* files, const std::string& path);
 
+// A whole file of at most `bytes_max`, compared with its sums. DATA_LOSS naming the file, and the chunk where there is
+// one, when it is missing, of another size or not as it was committed; errors of reading else.
+absl::StatusOr<std::string> ReadCommittedFile(FileSystem* files, const std::string& path, uint64_t bytes_max);
+
 struct FileClaim {
   std::string name;  // relative to its folder
   uint64_t bytes = 0;

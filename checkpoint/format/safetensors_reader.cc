@@ -78,7 +78,8 @@ absl::Status SafetensorsReader::ReadChunk(uint64_t chunk, std::vector<std::byte>
   buffer->resize(std::min(kChunkBytes, sums_->bytes - chunk * kChunkBytes));
   VLM_RETURN_IF_ERROR(file_->ReadAt(chunk * kChunkBytes, *buffer));
   if (Sha256Of(*buffer) != sums_->chunks[chunk]) {
-    return absl::DataLossError(absl::StrCat("contents differ from those committed in chunk ", chunk, " of ", path_));
+    return absl::DataLossError(
+        absl::StrCat("contents differ from those committed in ", ChunkName(chunk, sums_->bytes), " of ", path_));
   }
   MutexLock lock(&mutex_);
   verified_[chunk] = true;

@@ -11,6 +11,7 @@
 namespace vlm::checkpoint {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using Survival = SimulatedFileSystem::Survival;
@@ -209,6 +210,21 @@ TEST_F(VerifyFilesTest, NamesAnotherSizeAndUnreadableChunks) {
   EXPECT_EQ(Damages(true), "small#0 ");
 }
 
+TEST_F(VerifyFilesTest, ACommittedFileIsReadWholeOrItsDamageNamed) {
+  const auto error = [&](const std::string& path) {
+    return ReadCommittedFile(&disk_, path, 16 * kChunkBytes).status().ToString();
+  };
+  EXPECT_TRUE(ReadCommittedFile(&disk_, "/step/big", 16 * kChunkBytes).ok());
+  EXPECT_THAT(ReadCommittedFile(&disk_, "/step/big", 10).status().ToString(), HasSubstr("OUT_OF_RANGE"));
+  ASSERT_TRUE(disk_.FlipBit("/step/big", 8 * (kChunkBytes + 1)).ok());
+  EXPECT_THAT(error("/step/big"),
+              AllOf(HasSubstr("DATA_LOSS"), HasSubstr("chunk 1 (bytes 4194304 to 8388607) of /step/big")));
+  ASSERT_TRUE(disk_.Remove("/step/small").ok());
+  EXPECT_THAT(error("/step/small"), HasSubstr("DATA_LOSS: committed file is missing: /step/small"));
+  ASSERT_TRUE(disk_.Remove("/step/small.sum").ok());
+  EXPECT_THAT(error("/step/small"), HasSubstr("DATA_LOSS: sum file is missing: /step/small.sum"));
+}
+
 TEST_F(VerifyFilesTest, AnErrorOfLookingIsNoDamage) {
   disk_.SetHook([](FileOperation operation, const std::string&) {
     return operation == FileOperation::kOpen ? absl::ResourceExhaustedError("too many open files") : absl::OkStatus();
@@ -269,7 +285,8 @@ TEST_F(FolderTest, VerifiesOnlyTheChunksItTouches) {
   EXPECT_TRUE((*folder)->Read("embed", 0, std::as_writable_bytes(std::span(range))).ok());
   const absl::Status damaged = (*folder)->Read("norm", 0, std::as_writable_bytes(std::span(range.data(), 8)));
   EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(damaged.message()), HasSubstr("chunk 1 of /m/llm.safetensors"));
+  EXPECT_THAT(std::string(damaged.message()),
+              AllOf(HasSubstr("chunk 1 (bytes 4194304 to "), HasSubstr("of /m/llm.safetensors")));
 }
 
 TEST_F(FolderTest, ADamagedHeaderIsDataLossNotNonsense) {
