@@ -108,6 +108,9 @@ void JobService::Submit(const rpc::CallContext& context, v1::SubmitJobRequest re
                          absl::InvalidArgumentError(absl::StrCat("1 to ", kRequestIdBytesMax, " bytes are needed, got ",
                                                                  request.request_id().size()))));
   }
+  if (const absl::Status room = request.validate_only() ? absl::OkStatus() : deps_.space->CheckFloor(); !room.ok()) {
+    return done(room);
+  }
   if (parses_waiting_.fetch_add(1) >= kParsesWaitingMax) {
     --parses_waiting_;
     deps_.metrics->CallRefused();

@@ -13,6 +13,7 @@
 #include "coordinator/coordinator_metrics.h"
 #include "coordinator/decision_loop.h"
 #include "coordinator/point_store.h"
+#include "coordinator/store_space.h"
 #include "rpc/server.h"
 #include "spec/diagnostic.h"
 #include "store/meta_store.h"
@@ -25,6 +26,7 @@ struct JobServiceDeps {
   store::MetaStore* store = nullptr;  // for job files
   const PointStore* points = nullptr;
   const ArtifactRoots* roots = nullptr;
+  const StoreSpace* space = nullptr;  // whether a new job may be stored
   Executor* parser = nullptr;  // job files are parsed here: the slowest part of a submit
   Executor* reader = nullptr;  // reads of the store
   const Clock* clock = nullptr;

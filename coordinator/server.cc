@@ -19,6 +19,7 @@
 #include "coordinator/job_service.h"
 #include "coordinator/log_tail.h"
 #include "coordinator/server_files.h"
+#include "coordinator/store_space.h"
 #include "coordinator/telemetry_store.h"
 #include "coordinator/worker_service.h"
 #include "rpc/grpc_server.h"
@@ -76,6 +77,7 @@ class Server::Impl {
 
   absl::Status Start() {
     VLM_RETURN_IF_ERROR(PrepareFolders());
+    VLM_RETURN_IF_ERROR(PrepareSpace());
     VLM_ASSIGN_OR_RETURN(
         store_, store::OpenRocksDbMetaStore({.path = options_.state_dir + "/db", .families = StoreFamilies()}));
     VLM_ASSIGN_OR_RETURN(store_uuid_, StoreUuid(store_.get()));
@@ -116,6 +118,19 @@ class Server::Impl {
     }
     VLM_RETURN_IF_ERROR(PrepareStateDir(files_, options_.state_dir));
     return MakeDirectories(files_, options_.state_dir + "/logs");
+  }
+
+  absl::Status PrepareSpace() {
+    space_ = std::make_unique<StoreSpace>(files_, StoreSpaceOptions{.folder = options_.state_dir,
+                                                                    .floor_bytes = options_.free_space_floor_bytes,
+                                                                    .ballast_bytes = options_.ballast_bytes});
+    VLM_ASSIGN_OR_RETURN(const bool was_full, space_->Prepare());
+    if (was_full) {
+      telemetry::Log(telemetry::LogLevel::kWarning,
+                     "the disk of the state folder is nearly full; the reserve on it is given up, free more",
+                     {{"folder", options_.state_dir}});
+    }
+    return absl::OkStatus();
   }
 
   absl::StatusOr<Outputs> StartCore() {
@@ -175,6 +190,7 @@ class Server::Impl {
                                                         .store = store_.get(),
                                                         .points = telemetry_->points(),
                                                         .roots = roots_.get(),
+                                                        .space = space_.get(),
                                                         .parser = &parser_,
                                                         .reader = &reader_,
                                                         .clock = clock_,
@@ -280,6 +296,7 @@ class Server::Impl {
   const Clock* const clock_ = RealClock();
   telemetry::MetricRegistry registry_;
   std::unique_ptr<CoordinatorMetrics> metrics_;
+  std::unique_ptr<StoreSpace> space_;
   std::unique_ptr<store::MetaStore> store_;
   std::string store_uuid_;
   std::unique_ptr<ArtifactRoots> roots_;

@@ -24,12 +24,16 @@ struct ServerOptions {
   CoordinatorOptions core;  // default_artifacts and random_bytes are set here
   uint64_t log_bytes_per_job_max = 256u << 20;
   uint64_t log_bytes_max = 4ull << 30;  // of all jobs
+  // coordinator/store_space.h; 0: without it
+  uint64_t free_space_floor_bytes = 256u << 20;
+  uint64_t ballast_bytes = 64u << 20;
   // The store failed: memory is ahead of the disk. Ends the process; when it returns (tests), all stands still.
   std::function<void(const absl::Status&)> on_store_failure;
 };
 
 // Files in the state folder:
 //   db/, checkpoints/        databases of the coordinator and of the checkpoint service
+//   ballast                  space kept for a start on a full disk (coordinator/store_space.h)
 //   logs/                    of ranks (coordinator/log_store.h)
 //   user.token, worker.token mode 0600; made once
 //   coordinator.json         {"address", "metrics_address", "pid", "user_token_file", "worker_token_file",

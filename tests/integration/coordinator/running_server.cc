@@ -46,6 +46,7 @@ RunningServer::RunningServer(const std::string& name)
   options_.core.reattach_window = absl::Minutes(2);
   options_.core.resend = absl::Milliseconds(200);
   options_.core.tick = absl::Milliseconds(50);
+  options_.free_space_floor_bytes = options_.ballast_bytes = 0;  // tests run on small disks, side by side
   options_.on_store_failure = [](const absl::Status& status) {
     ADD_FAILURE() << "the store failed: " << status;
     std::abort();
