@@ -13,7 +13,7 @@ absl::StatusOr<int32_t> RequireToken(const Tokenizer& tokenizer, std::string_vie
   const std::optional<int32_t> id = tokenizer.TokenId(token);
   if (id.has_value()) return *id;
   return absl::NotFoundError("tokenizer lacks a token that template " + std::string(used_by) +
-                             " needs: " + std::string(token));
+                             " needs; name it in tokenizer.special of the stage that trains it: " + std::string(token));
 }
 
 class ChatMl final : public ChatTemplate {

@@ -1,5 +1,7 @@
 #include "data/indexer.h"
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "base/digest.h"
 #include "data/conversation.h"
@@ -11,28 +13,27 @@ namespace {
 
 constexpr uint64_t kReadBytes = 1 << 20;
 
-absl::Status CheckPictures(const ReadableFile& file, const RecordPlace& place) {
+// OK when it decodes; RESOURCE_EXHAUSTED above a limit. Errors of reading the file go to `read`. Resizing, the other
+// half of what training does, cannot fail within these limits.
+absl::Status CheckPicture(const ReadableFile& file, const Span& span, absl::Status* read) {
   constexpr DecodeLimits kLimits;
-  for (const Span& span : place.images) {
-    if (span.bytes > kLimits.bytes_max) {
-      return absl::ResourceExhaustedError(absl::StrCat("picture file is larger than allowed; shrink it: ", span.bytes,
-                                                       " bytes, limit ", kLimits.bytes_max));
-    }
-    VLM_ASSIGN_OR_RETURN(const std::string encoded, ReadSpan(file, span));
-    VLM_RETURN_IF_ERROR(DecodeImage(std::as_bytes(std::span(encoded.data(), encoded.size())), kLimits).status());
+  if (span.bytes > kLimits.bytes_max) {
+    return absl::ResourceExhaustedError(absl::StrCat("picture file is larger than allowed; shrink it: ", span.bytes,
+                                                     " bytes, limit ", kLimits.bytes_max));
   }
-  return absl::OkStatus();
+  const absl::StatusOr<std::string> encoded = ReadSpan(file, span);
+  *read = encoded.status();
+  if (!encoded.ok()) return absl::OkStatus();
+  return DecodeImage(std::as_bytes(std::span(encoded->data(), encoded->size())), kLimits).status();
 }
 
-// The sample's lengths, or why it is rejected.
-absl::StatusOr<SampleRecord> Measure(const ReadableFile& file, const RecordPlace& place, const RenderSettings& render,
+// The sample's lengths, or why the record is none.
+absl::StatusOr<SampleRecord> Measure(const std::string& json, const RecordPlace& place, const RenderSettings& render,
                                      const ChatTemplate& chat_template) {
-  VLM_ASSIGN_OR_RETURN(const std::string json, ReadSpan(file, place.json));
   VLM_ASSIGN_OR_RETURN(const Conversation conversation, ParseConversation(json, static_cast<int>(place.images.size())));
   if (!place.images.empty() && render.image_tokens == 0) {
     return absl::InvalidArgumentError("sample has a picture, but the index has no image settings");
   }
-  VLM_RETURN_IF_ERROR(CheckPictures(file, place));
   VLM_ASSIGN_OR_RETURN(Sample sample, chat_template.Render(conversation, {.image_tokens = render.image_tokens}));
   const int64_t dropped = Truncate(&sample, render.context);
   if (sample.targets() == 0) {
@@ -48,6 +49,66 @@ absl::StatusOr<SampleRecord> Measure(const ReadableFile& file, const RecordPlace
   return record;
 }
 
+// One file on its way into an index.
+class FileIndexer {
+ public:
+  FileIndexer(const ReadableFile& file, const IndexOptions& options, const ChatTemplate& chat_template,
+              FileIndex* index)
+      : file_(file), options_(options), chat_template_(chat_template), index_(*index) {}
+
+  // Fails only when the file cannot be read.
+  absl::Status Add(const RecordPlace& place) {
+    std::string json;
+    if (place.json.bytes <= kRecordBytesMax) {
+      VLM_ASSIGN_OR_RETURN(json, ReadSpan(file_, place.json));
+    }
+    absl::StatusOr<SampleRecord> record =
+        json.size() == place.json.bytes
+            ? Measure(json, place, options_.render, chat_template_)
+            : absl::InvalidArgumentError(absl::StrCat("record is larger than 4 MiB: ", place.json.bytes, " bytes"));
+    if (!record.ok()) {
+      Quarantine(place, std::nullopt, record.status());
+      ++index_.rejected;
+      return absl::OkStatus();
+    }
+    std::vector<ImageRecord> images;
+    bool dropped = false;
+    for (size_t i = 0; i < place.images.size(); ++i) {
+      absl::Status read;
+      const absl::Status decoded = CheckPicture(file_, place.images[i], &read);
+      VLM_RETURN_IF_ERROR(read);
+      images.push_back({place.images[i].offset, place.images[i].bytes, decoded.ok() ? 0 : kBadPictureFlag});
+      ++index_.pictures;
+      if (decoded.ok()) continue;
+      ++index_.bad_pictures;
+      Quarantine(place, i, decoded);
+      dropped = options_.on_bad_picture == BadPicturePolicy::kDrop;
+    }
+    if (dropped) {
+      ++index_.rejected;
+      return absl::OkStatus();
+    }
+    record->first_image = static_cast<uint32_t>(index_.images.size());
+    index_.images.insert(index_.images.end(), images.begin(), images.end());
+    index_.samples.push_back(*record);
+    return absl::OkStatus();
+  }
+
+ private:
+  void Quarantine(const RecordPlace& place, std::optional<size_t> image, const absl::Status& why) {
+    if (index_.quarantined.size() == FileIndex::kQuarantinedMax) return;
+    index_.quarantined.push_back(
+        {index_.file.source, index_.file.path, place.line, image ? place.ImageMember(*image) : place.JsonMember(),
+         image ? place.images[*image].offset : place.json.offset, image.has_value(),
+         image ? std::string(BadPicturePolicyName(options_.on_bad_picture)) : "rejected", std::string(why.message())});
+  }
+
+  const ReadableFile& file_;
+  const IndexOptions& options_;
+  const ChatTemplate& chat_template_;
+  FileIndex& index_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::string> FileDigest(const ReadableFile& file, const std::function<void()>& advance) {
@@ -62,7 +123,7 @@ absl::StatusOr<std::string> FileDigest(const ReadableFile& file, const std::func
   return sha.Finish().Hex();
 }
 
-absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const DataFile& data_file, const RenderSettings& render,
+absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const DataFile& data_file, const IndexOptions& options,
                                     const ChatTemplate& chat_template, const std::function<void()>& advance) {
   const std::string& path = data_file.path;
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, files->Open(path));
@@ -71,19 +132,10 @@ absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const DataFile& data_file
   index.ordinal = data_file.ordinal;
   VLM_ASSIGN_OR_RETURN(std::string digest, FileDigest(*file, advance));
   index.file = {path, file->size(), std::move(digest), data_file.source};
+  FileIndexer indexer(*file, options, chat_template, &index);
   for (const RecordPlace& place : places) {
-    absl::StatusOr<SampleRecord> record = Measure(*file, place, render, chat_template);
+    VLM_RETURN_IF_ERROR(indexer.Add(place));
     advance();
-    if (!record.ok()) {
-      ++index.rejected_count;
-      if (index.rejected.size() < Manifest::kRejectedKept) {
-        index.rejected.push_back({path, place.line, std::string(record.status().message())});
-      }
-      continue;
-    }
-    record->first_image = static_cast<uint32_t>(index.images.size());
-    for (const Span& image : place.images) index.images.push_back({image.offset, image.bytes, 0});
-    index.samples.push_back(*record);
   }
   return index;
 }

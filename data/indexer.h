@@ -19,12 +19,19 @@ struct DataFile {
   uint64_t ordinal = 0;  // place in the list of all files
 };
 
-// Indexes one file. A sample that does not parse, has no target, keeps none within the context or has a picture that
-// does not decode within DecodeLimits' defaults, those of training, is rejected: counted, with file, line and reason.
-// Every picture is decoded once: one whose header alone is sound would end each attempt to train on it.
+struct IndexOptions {
+  RenderSettings render;
+  BadPicturePolicy on_bad_picture = BadPicturePolicy::kFail;
+};
+
+// Indexes one file. A record that does not parse, has no target or keeps none within the context is no sample: it is
+// counted and named in the quarantine list. Every picture of a sample is decoded once, within DecodeLimits' defaults,
+// those of training: a header alone may be sound. What does not decode is counted and named too, and by the policy its
+// sample is left out (drop) or kept with the picture marked (placeholder; with fail likewise: the caller ends the stage
+// by what was counted, and can name every bad picture of the file).
 // `advance` is called after every record and every block of the file's digest. Fails only when the file itself cannot
 // be read as a whole (see ListRecords).
-absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const DataFile& data_file, const RenderSettings& render,
+absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const DataFile& data_file, const IndexOptions& options,
                                     const ChatTemplate& chat_template, const std::function<void()>& advance);
 
 // Every text of a file for tokenizer training: plain texts, and of messages the role, which a template writes out, and

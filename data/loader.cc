@@ -3,6 +3,7 @@
 #include <deque>
 #include <map>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
@@ -207,28 +208,69 @@ absl::StatusOr<SampleReader::Loaded> SampleReader::Read(uint64_t sample) const {
   if (!rendered.ok()) return Annotate(rendered.status(), PlaceOf(record));
   loaded.sample = *std::move(rendered);
   Truncate(&loaded.sample, manifest_->render.context);
+  if (loaded.sample.tokens() != record.tokens || loaded.sample.targets() != record.targets) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "record has changed since it was indexed, index it again (", record.tokens, " tokens and ", record.targets,
+        " targets then, ", loaded.sample.tokens(), " and ", loaded.sample.targets(), " now): ", PlaceOf(record)));
+  }
   // The image marks left after cutting are the first ones, so are the pictures.
   const uint32_t images = static_cast<uint32_t>(loaded.sample.images());
   for (uint32_t i = 0; i < images; ++i) {
     const ImageRecord& image = manifest_->images[record.first_image + i];
-    VLM_ASSIGN_OR_RETURN(std::string encoded, ReadSpan(*file, {image.offset, image.bytes}));
-    loaded.images.push_back(std::move(encoded));
+    std::string& encoded = loaded.images.emplace_back();
+    if ((image.flags & kBadPictureFlag) != 0) continue;
+    VLM_ASSIGN_OR_RETURN(encoded, ReadSpan(*file, {image.offset, image.bytes}));
   }
   return loaded;
+}
+
+absl::Status SampleReader::AppendPictures(uint64_t sample, const Loaded& loaded, std::vector<float>* pixels,
+                                          std::vector<BadPicture>* bad) const {
+  const SampleRecord& record = manifest_->samples[sample];
+  const size_t picture_floats = 3 * static_cast<size_t>(pixels_.size) * static_cast<size_t>(pixels_.size);
+  for (size_t i = 0; i < loaded.images.size(); ++i) {
+    const uint64_t picture = record.first_image + i;
+    const ImageRecord& image = manifest_->images[picture];
+    const size_t start = pixels->size();
+    if (loaded.Bad(i)) {
+      pixels->resize(start + picture_floats, 0.0f);
+      continue;
+    }
+    const absl::Status decoded = AppendPixels(loaded.images[i], pixels_, pixels);
+    if (decoded.ok()) continue;
+    const std::string what =
+        absl::StrCat(manifest_->files[record.file].path, ": picture at offset ", image.offset,
+                     " of the record at offset ", record.json_offset, ": ", absl::string_view(decoded.message()));
+    if (bad == nullptr || manifest_->bad_pictures.policy == BadPicturePolicy::kFail) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "picture does not decode and did when it was indexed; restore the file, or index it again: ", what));
+    }
+    pixels->resize(start);
+    pixels->resize(start + picture_floats, 0.0f);
+    bad->push_back({picture, what});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SampleReader::AddSample(uint64_t sample, HostMicroBatch* batch) const {
+  VLM_ASSIGN_OR_RETURN(const Loaded loaded, Read(sample));
+  const size_t targets = batch->target_weight_K.size(), bad = batch->bad_pictures.size();
+  AppendSample(loaded.sample, batch);
+  VLM_RETURN_IF_ERROR(AppendPictures(sample, loaded, &batch->pixels, &batch->bad_pictures));
+  if (batch->bad_pictures.size() == bad || manifest_->bad_pictures.policy != BadPicturePolicy::kDrop) {
+    return absl::OkStatus();
+  }
+  for (size_t k = targets; k < batch->target_weight_K.size(); ++k) {
+    batch->target_weight -= double{std::exchange(batch->target_weight_K[k], 0.0f)};
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<HostMicroBatch> SampleReader::Load(uint32_t m, const std::vector<Row>& rows) const {
   HostMicroBatch batch;
   batch.index = m;
   for (const Row& row : rows) {
-    for (const uint64_t sample : row) {
-      VLM_ASSIGN_OR_RETURN(const Loaded loaded, Read(sample));
-      AppendSample(loaded.sample, &batch);
-      for (const std::string& image : loaded.images) {
-        const absl::Status decoded = AppendPixels(image, pixels_, &batch.pixels);
-        if (!decoded.ok()) return Annotate(decoded, "picture of " + PlaceOf(manifest_->samples[sample]));
-      }
-    }
+    for (const uint64_t sample : row) VLM_RETURN_IF_ERROR(AddSample(sample, &batch));
   }
   return batch;
 }

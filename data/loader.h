@@ -26,6 +26,12 @@ struct PixelOptions {
   DecodeLimits limits;
 };
 
+// A picture that does not decode although the index found it good.
+struct BadPicture {
+  uint64_t picture = 0;  // in the manifest's image table
+  std::string what;      // file, offset and the decoder's reason
+};
+
 // One micro-batch as plain arrays. N tokens, K targets, I images, V vision tokens; see model/graph.h.
 struct HostMicroBatch {
   uint32_t index = 0;  // m within the step
@@ -37,6 +43,7 @@ struct HostMicroBatch {
   std::vector<int64_t> image_row_V;
   int64_t images = 0;
   double target_weight = 0;  // sum over K
+  std::vector<BadPicture> bad_pictures;
 };
 
 // One picture as the model sees it, [3, size, size], appended to `out`. Errors are the decoder's.
@@ -55,12 +62,22 @@ class SampleReader {
   struct Loaded {
     Conversation conversation;
     Sample sample;                    // rendered, cut to the context
-    std::vector<std::string> images;  // encoded, in order
+    std::vector<std::string> images;  // encoded, in order; empty for one that the index marked as bad
+
+    bool Bad(size_t image) const { return images[image].empty(); }
   };
-  // Errors name the file and the sample's offset in it.
+  // Errors name the file and the sample's offset in it. FAILED_PRECONDITION when the record is not the one that was
+  // indexed.
   absl::StatusOr<Loaded> Read(uint64_t sample) const;
 
-  // Rows of a micro-batch one after another on the token axis, each sample a document of its own.
+  // Appends the pixels of `loaded`'s pictures; those of a bad picture are zeros, the mean colour. One that the index
+  // marked as bad is not looked at again. One that has gone bad since is appended to `bad`; with the manifest's policy
+  // fail, or with `bad` null, it is INVALID_ARGUMENT, naming file, offset and remedy.
+  absl::Status AppendPictures(uint64_t sample, const Loaded& loaded, std::vector<float>* pixels,
+                              std::vector<BadPicture>* bad) const;
+
+  // Rows of a micro-batch one after another on the token axis, each sample a document of its own. A bad picture keeps
+  // its sample's shapes; with the policy drop the sample's target weights are zero.
   absl::StatusOr<HostMicroBatch> Load(uint32_t m, const std::vector<Row>& rows) const;
 
   const Manifest& manifest() const { return *manifest_; }
@@ -71,6 +88,7 @@ class SampleReader {
                std::unique_ptr<OpenFiles> open_files)
       : manifest_(manifest), chat_template_(chat_template), pixels_(pixels), open_files_(std::move(open_files)) {}
   std::string PlaceOf(const SampleRecord& record) const;
+  absl::Status AddSample(uint64_t sample, HostMicroBatch* batch) const;
   const Manifest* const manifest_;
   const ChatTemplate* const chat_template_;
   const PixelOptions pixels_;

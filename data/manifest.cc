@@ -4,13 +4,16 @@
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
 
 namespace vlm::data {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kFormatVersion = 1;
+constexpr int kFormatVersion = 2;
 constexpr uint64_t kManifestBytesMax = uint64_t{1} << 30;
 
 absl::Status Wrong(const std::string& folder, const std::string& what) {
@@ -30,16 +33,21 @@ bool TableFromBytes(std::string_view bytes, std::vector<Record>* records) {
   return true;
 }
 
-Json RejectedToJson(const std::vector<Rejected>& rejected) {
+// Source and file are those of the file index.
+Json QuarantinedToJson(const std::vector<Quarantined>& quarantined) {
   Json list = Json::array();
-  for (const Rejected& one : rejected) list.push_back({{"file", one.file}, {"line", one.line}, {"reason", one.reason}});
+  for (const Quarantined& one : quarantined) {
+    list.push_back({one.record, one.member, one.offset, one.picture, one.action, one.reason});
+  }
   return list;
 }
 
-std::vector<Rejected> RejectedFromJson(const Json& list) {
-  std::vector<Rejected> rejected;
-  for (const Json& one : list) rejected.push_back({one.at("file"), one.at("line"), one.at("reason")});
-  return rejected;
+std::vector<Quarantined> QuarantinedFromJson(const Json& list, const ManifestFile& file) {
+  std::vector<Quarantined> quarantined;
+  for (const Json& one : list) {
+    quarantined.push_back({file.source, file.path, one.at(0), one.at(1), one.at(2), one.at(3), one.at(4), one.at(5)});
+  }
+  return quarantined;
 }
 
 Json FileToJson(const ManifestFile& file) {
@@ -58,11 +66,25 @@ Manifest ManifestFromJson(const Json& json) {
                      render.at("image_tokens"), render.at("context")};
   for (const Json& file : json.at("files")) manifest.files.push_back(FileFromJson(file));
   for (const Json& source : json.at("sources")) {
-    manifest.sources.push_back({source.at("name"), source.at("first"), source.at("samples")});
+    manifest.sources.push_back({source.at("name"), source.at("first"), source.at("samples"), source.at("rejected"),
+                                source.at("pictures"), source.at("bad_pictures")});
   }
-  manifest.rejected_count = json.at("rejected_count");
-  manifest.rejected = RejectedFromJson(json.at("rejected"));
   return manifest;
+}
+
+absl::Status ReadRule(const Json& json, const std::string& folder, BadPictureRule* rule) {
+  const std::optional<BadPicturePolicy> policy = BadPicturePolicyOf(json.at("policy").get<std::string>());
+  if (!policy.has_value()) return Wrong(folder, "manifest.json: unknown policy for bad pictures");
+  *rule = {*policy, json.at("share_max")};
+  return absl::OkStatus();
+}
+
+absl::Status CheckVersion(const Json& json, const std::string& folder) {
+  if (json.at("format") != "vlm-manifest") return Wrong(folder, "manifest.json is of another format");
+  if (json.at("version") == kFormatVersion) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("manifest is of another version, index the data again (version ",
+                                                    json.at("version").dump(), ", this program reads version ",
+                                                    kFormatVersion, "): ", folder));
 }
 
 absl::Status CheckTables(const Manifest& manifest, const std::string& folder) {
@@ -103,13 +125,20 @@ ManifestBytes EncodeManifest(const Manifest& manifest) {
                {"sources", Json::array()},
                {"samples", manifest.samples.size()},
                {"images", manifest.images.size()},
-               {"rejected_count", manifest.rejected_count},
-               {"rejected", RejectedToJson(manifest.rejected)}};
+               {"bad_pictures",
+                {{"policy", std::string(BadPicturePolicyName(manifest.bad_pictures.policy))},
+                 {"share_max", manifest.bad_pictures.share_max}}}};
   for (const ManifestFile& file : manifest.files) json["files"].push_back(FileToJson(file));
   for (const ManifestSource& source : manifest.sources) {
-    json["sources"].push_back({{"name", source.name}, {"first", source.first}, {"samples", source.samples}});
+    json["sources"].push_back({{"name", source.name},
+                               {"first", source.first},
+                               {"samples", source.samples},
+                               {"rejected", source.rejected},
+                               {"pictures", source.pictures},
+                               {"bad_pictures", source.bad_pictures}});
   }
-  return {json.dump(1) + "\n", TableBytes(manifest.samples), TableBytes(manifest.images)};
+  return {json.dump(1) + "\n", TableBytes(manifest.samples), TableBytes(manifest.images),
+          QuarantineLines(manifest.quarantined)};
 }
 
 absl::StatusOr<Manifest> ReadManifest(FileSystem* files, const std::string& folder) {
@@ -119,10 +148,9 @@ absl::StatusOr<Manifest> ReadManifest(FileSystem* files, const std::string& fold
   Manifest manifest;
   try {
     const Json json = Json::parse(text);
-    if (json.at("format") != "vlm-manifest" || json.at("version") != kFormatVersion) {
-      return Wrong(folder, "manifest.json is of another format or version");
-    }
+    VLM_RETURN_IF_ERROR(CheckVersion(json, folder));
     manifest = ManifestFromJson(json);
+    VLM_RETURN_IF_ERROR(ReadRule(json.at("bad_pictures"), folder, &manifest.bad_pictures));
   } catch (const Json::exception& error) {
     return Wrong(folder, std::string("manifest.json: ") + error.what());
   }
@@ -139,8 +167,10 @@ std::string EncodeFileIndexes(const std::vector<FileIndex>& indexes) {
                     {"ordinal", index.ordinal},
                     {"samples", Json::binary(std::vector<uint8_t>())},
                     {"images", Json::binary(std::vector<uint8_t>())},
-                    {"rejected_count", index.rejected_count},
-                    {"rejected", RejectedToJson(index.rejected)}});
+                    {"rejected", index.rejected},
+                    {"pictures", index.pictures},
+                    {"bad_pictures", index.bad_pictures},
+                    {"quarantined", QuarantinedToJson(index.quarantined)}});
     const std::string samples = TableBytes(index.samples), images = TableBytes(index.images);
     json.back()["samples"].get_binary().assign(samples.begin(), samples.end());
     json.back()["images"].get_binary().assign(images.begin(), images.end());
@@ -165,8 +195,10 @@ absl::StatusOr<std::vector<FileIndex>> DecodeFileIndexes(std::string_view bytes)
                           &index.images)) {
         return absl::InvalidArgumentError("file index has a table cut short: " + index.file.path);
       }
-      index.rejected_count = entry.at("rejected_count");
-      index.rejected = RejectedFromJson(entry.at("rejected"));
+      index.rejected = entry.at("rejected");
+      index.pictures = entry.at("pictures");
+      index.bad_pictures = entry.at("bad_pictures");
+      index.quarantined = QuarantinedFromJson(entry.at("quarantined"), index.file);
       indexes.push_back(std::move(index));
     }
   } catch (const Json::exception& error) {
@@ -181,7 +213,7 @@ Manifest MergeIndexes(RenderSettings render, const std::vector<std::string>& sou
   Manifest manifest;
   manifest.render = std::move(render);
   for (const std::string& source : sources) {
-    ManifestSource merged{source, manifest.samples.size(), 0};
+    ManifestSource merged{source, manifest.samples.size()};
     for (const FileIndex& index : indexes) {
       if (index.file.source != source) continue;
       const uint32_t file = static_cast<uint32_t>(manifest.files.size());
@@ -193,9 +225,11 @@ Manifest MergeIndexes(RenderSettings render, const std::vector<std::string>& sou
         manifest.samples.push_back(record);
       }
       manifest.images.insert(manifest.images.end(), index.images.begin(), index.images.end());
-      manifest.rejected_count += index.rejected_count;
-      for (const Rejected& one : index.rejected) {
-        if (manifest.rejected.size() < Manifest::kRejectedKept) manifest.rejected.push_back(one);
+      merged.rejected += index.rejected;
+      merged.pictures += index.pictures;
+      merged.bad_pictures += index.bad_pictures;
+      for (const Quarantined& one : index.quarantined) {
+        if (manifest.quarantined.size() < Manifest::kQuarantinedMax) manifest.quarantined.push_back(one);
       }
     }
     merged.samples = manifest.samples.size() - merged.first;

@@ -12,6 +12,7 @@
 
 #include "base/file_system.h"
 #include "base/status.h"
+#include "data/bad_pictures.h"
 #include "data/record_file.h"
 
 namespace vlm::data {
@@ -32,8 +33,10 @@ static_assert(sizeof(SampleRecord) == 32);
 struct ImageRecord {
   uint64_t offset;
   uint32_t bytes;
-  uint32_t reserved;
+  uint32_t flags;
 };
+// It did not decode when it was indexed: a placeholder stands for it, and nobody tries again.
+inline constexpr uint32_t kBadPictureFlag = 1;
 static_assert(sizeof(ImageRecord) == 16);
 
 struct ManifestFile {
@@ -47,12 +50,9 @@ struct ManifestSource {
   std::string name;
   uint64_t first = 0;  // samples of a source are adjacent
   uint64_t samples = 0;
-};
-
-struct Rejected {
-  std::string file;
-  uint64_t line = 0;
-  std::string reason;
+  uint64_t rejected = 0;      // records that are no samples: without a target, or with a bad picture that was dropped
+  uint64_t pictures = 0;      // decoded or tried, the bad ones too
+  uint64_t bad_pictures = 0;  // did not decode
 };
 
 // What was used to render; a run with other settings refuses the manifest.
@@ -71,26 +71,27 @@ struct Manifest {
   std::vector<ManifestSource> sources;
   std::vector<SampleRecord> samples;
   std::vector<ImageRecord> images;
-  uint64_t rejected_count = 0;
-  std::vector<Rejected> rejected;  // the first kRejectedKept
+  BadPictureRule bad_pictures;           // of training too: for pictures that have gone bad since
+  std::vector<Quarantined> quarantined;  // the first kQuarantinedMax; kept in a file of its own, not read back
 
-  static constexpr size_t kRejectedKept = 100;
+  static constexpr size_t kQuarantinedMax = 100'000;  // about 30 MiB of quarantine.jsonl
 
   const ManifestSource* FindSource(std::string_view name) const;  // nullptr when absent
 };
 
-// Three files: manifest.json (everything but the tables), samples.bin, images.bin.
+// Four files: manifest.json (everything but the tables), samples.bin, images.bin, quarantine.jsonl (for people).
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kSamplesFile[] = "samples.bin";
 inline constexpr char kImagesFile[] = "images.bin";
+inline constexpr char kQuarantineFile[] = "quarantine.jsonl";
 
 struct ManifestBytes {
-  std::string json, samples, images;
+  std::string json, samples, images, quarantine;
 };
 ManifestBytes EncodeManifest(const Manifest& manifest);
 
-// Reads and checks a manifest folder. INVALID_ARGUMENT names the file and what is inconsistent (version, table
-// sizes, records outside their tables).
+// Reads and checks a manifest folder. INVALID_ARGUMENT names the file and what is inconsistent (table sizes, records
+// outside their tables); FAILED_PRECONDITION a manifest of another version.
 absl::StatusOr<Manifest> ReadManifest(FileSystem* files, const std::string& folder);
 
 // What indexing one file yields; made by any rank, merged by the finish task.
@@ -99,14 +100,17 @@ struct FileIndex {
   uint64_t ordinal = 0;               // place in the stage's list of files, the same for whoever indexes
   std::vector<SampleRecord> samples;  // `file` and `first_image` are relative to this index
   std::vector<ImageRecord> images;
-  uint64_t rejected_count = 0;
-  std::vector<Rejected> rejected;
+  uint64_t rejected = 0, pictures = 0, bad_pictures = 0;  // as of ManifestSource
+  std::vector<Quarantined> quarantined;                   // the first kQuarantinedMax
+
+  static constexpr size_t kQuarantinedMax = 10'000;
 };
 std::string EncodeFileIndexes(const std::vector<FileIndex>& indexes);
 absl::StatusOr<std::vector<FileIndex>> DecodeFileIndexes(std::string_view bytes);
 
 // Orders by (source as listed, ordinal), so that the result does not depend on who indexed what. Not by path: that of a
 // generated file names the attempt and the lease that made it, and a restarted stage has files of several attempts.
+// The rule is the caller's to set.
 Manifest MergeIndexes(RenderSettings render, const std::vector<std::string>& sources, std::vector<FileIndex> indexes);
 
 }  // namespace vlm::data

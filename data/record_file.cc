@@ -27,6 +27,7 @@ absl::StatusOr<std::vector<RecordPlace>> ListTar(const std::string& path, const 
   for (const TarSample& sample : samples) {
     RecordPlace place;
     place.line = places.size() + 1;
+    place.key = sample.key;
     bool has_json = false;
     for (const TarSamplePart& part : sample.parts) {
       if (part.bytes > std::numeric_limits<uint32_t>::max()) {
@@ -39,6 +40,7 @@ absl::StatusOr<std::vector<RecordPlace>> ListTar(const std::string& path, const 
       } else if (EndsWith(part.extension, "jpg") || EndsWith(part.extension, "jpeg") ||
                  EndsWith(part.extension, "png")) {
         place.images.push_back(span);
+        place.endings.push_back(part.extension);
       } else {
         return absl::InvalidArgumentError(absl::StrCat("member has an unknown ending (known: json, jpg, jpeg, png): ",
                                                        path, ": ", sample.key, ".", part.extension));
@@ -59,7 +61,7 @@ absl::StatusOr<std::vector<RecordPlace>> ListLines(const std::string& path, cons
     if (bytes > kLineBytesMax) {
       return absl::InvalidArgumentError(absl::StrCat("line is longer than 4 MiB: ", path, ":", line));
     }
-    if (bytes > 0) places.push_back({{line_start, static_cast<uint32_t>(bytes)}, {}, line});
+    if (bytes > 0) places.push_back({{line_start, static_cast<uint32_t>(bytes)}, {}, line, {}, {}});
     return absl::OkStatus();
   };
   for (uint64_t offset = 0; offset < file.size(); offset += kReadBytes) {

@@ -21,7 +21,13 @@ struct Span {
 struct RecordPlace {
   Span json;
   std::vector<Span> images;
-  uint64_t line = 0;  // of a JSON-lines file, from 1; of a tar, the record's number from 1
+  uint64_t line = 0;                 // of a JSON-lines file, from 1; of a tar, the record's number from 1
+  std::string key;                   // of a tar: the members' name up to the ending
+  std::vector<std::string> endings;  // of `images`, without the dot
+
+  // The name of the tar's member that holds the JSON, or picture `image`; empty for JSON lines.
+  std::string JsonMember() const { return key.empty() ? key : key + ".json"; }
+  std::string ImageMember(size_t image) const { return key + "." + endings[image]; }
 };
 
 // Lists the records of a .tar or .jsonl file in file order, without keeping contents. INVALID_ARGUMENT or

@@ -27,8 +27,9 @@ int ResultVersion(StageKind kind) {
   switch (kind) {
     case StageKind::kTokenizer:
       return 1;
-    case StageKind::kGenerate:
     case StageKind::kIndex:
+      return 3;
+    case StageKind::kGenerate:
     case StageKind::kPretrain:
     case StageKind::kAlign:
     case StageKind::kSft:

@@ -93,6 +93,9 @@ class IndexInserter {
     const bool plain = stage.Find("kind")->scalar == "pretrain";
     Put(index_data, "template",
         chat_template ? *std::move(chat_template) : ScalarNode(plain ? "plain" : "chatml", data.at));
+    for (const char* const key : {"on_bad_picture", "bad_pictures_max"}) {
+      if (std::optional<YamlNode> stated = Take(data, key)) Put(index_data, key, *std::move(stated));
+    }
     PutModelSizes(stage, index_data);
 
     YamlNode index = MapNode(stage.at);

@@ -66,7 +66,8 @@ and column. A file may have 1 MiB and 32 levels; anchors, aliases and tags are r
 - `--set spec.stages[sft].train.lr=1e-5` changes one value; list entries go by name or by number from 0; an empty value
   removes the key.
 - A training stage without `data.index` may name paths or `{stage, split}` in its mixture, and
-  `data.tokenizer: {stage: NAME}` where the job has several tokenizers: composition inserts the index stage.
+  `data.tokenizer: {stage: NAME}` where the job has several tokenizers: composition inserts the index stage. Its
+  `template`, `on_bad_picture` and `bad_pictures_max` may then stand in the training stage's `data`.
 - "Result" says whether the field changes results. A finished stage is used again by a later job when its fields of
   that kind and its inputs are the same.
 )";

@@ -267,6 +267,15 @@ constexpr Field kTable[] = {
     {.path = "spec.stages[].data.context", .type = kInteger,
      .doc = "Tokens of the longest row, at most the model's context.", .fallback = "512", .min = 2,
      .max = kContextMax, .kinds = kIndexKind},
+    {.path = "spec.stages[].data.on_bad_picture", .type = kChoice,
+     .doc = "What a picture that does not decode costs, in this stage and in training on its index: fail ends the "
+            "stage; drop leaves its sample out (one found only in training loses its target weights); placeholder "
+            "shows the model the mean colour instead.",
+     .fallback = "fail", .choices = "fail|drop|placeholder", .kinds = kIndexKind},
+    {.path = "spec.stages[].data.bad_pictures_max", .type = kNumber,
+     .doc = "Share of the pictures of any one source, and again of those a training stage finds, that drop and "
+            "placeholder may meet; above it the stage fails and names them.",
+     .fallback = "0.01", .min = 0, .max = 1, .kinds = kIndexKind},
     {.path = "spec.stages[].data.index", .type = kMap,
      .doc = "Whose index to read. Left out of a training stage whose mixture names paths or {stage, split}: an index "
             "stage is inserted.",

@@ -77,12 +77,15 @@ struct IndexSource {
   std::string name;
   DataRef from;
 };
+enum class BadPicturePolicy { kFail, kDrop, kPlaceholder };
 struct IndexSettings {
   std::vector<IndexSource> sources;
   std::string tokenizer_stage;
   ChatTemplate chat_template = ChatTemplate::kChatml;
   std::optional<ImageInput> image;  // absent: pictures are refused
   int32_t context = 0;              // tokens of the longest row; a longer sample is cut or refused at ingest
+  BadPicturePolicy on_bad_picture = BadPicturePolicy::kFail;  // of training on the index too
+  double bad_pictures_max = 0;  // share of a source's pictures, 0 to 1; of drop and placeholder
 };
 
 // ---- evaluate --------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ void Fields(A& a, IndexSettings& v) {
     data("template", v.chat_template);
     data("image", v.image);
     data("context", v.context);
+    data("on_bad_picture", v.on_bad_picture);
+    data("bad_pictures_max", v.bad_pictures_max);
   });
 }
 template <typename A>

@@ -42,6 +42,11 @@ struct Words<ChatTemplate> {
   static constexpr std::array<std::string_view, 2> kAll = {"chatml", "plain"};
 };
 template <>
+struct Words<BadPicturePolicy> {
+  static constexpr int kFirst = 0;
+  static constexpr std::array<std::string_view, 3> kAll = {"fail", "drop", "placeholder"};
+};
+template <>
 struct Words<ConnectorKind> {
   static constexpr int kFirst = 0;
   static constexpr std::array<std::string_view, 1> kAll = {"mlp"};

@@ -1,5 +1,6 @@
 #include "train/step_header.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -9,13 +10,14 @@
 namespace vlm::train {
 namespace {
 
-constexpr uint64_t kMagic = 0x3272656461656856;  // "Vheader2"
+constexpr uint64_t kMagic = 0x3372656461656856;  // "Vheader3"
 constexpr size_t kPlanHashBytesMax = 64;
 constexpr uint64_t kMicroBatchesMax = 1 << 20;  // of one rank and step; more is a corrupt header
+constexpr uint64_t kBadPicturesMax = 1 << 24;   // likewise
 
 // Ranks are the same build on the same kind of machine; native byte order.
 struct WirePrefix {
-  uint64_t magic, step, plan_hash_bytes, micro_batches;
+  uint64_t magic, step, plan_hash_bytes, micro_batches, bad_pictures;
 };
 struct WireMicroBatch {
   int64_t global_index, tokens, targets, documents, images, vision_tokens;
@@ -78,7 +80,8 @@ MicroBatchHeader Describe(const model::MicroBatch& batch) {
 }
 
 std::string EncodeRankHeader(const RankHeader& header) {
-  const WirePrefix prefix{kMagic, header.step, header.plan_hash.size(), header.micro_batches.size()};
+  const WirePrefix prefix{kMagic, header.step, header.plan_hash.size(), header.micro_batches.size(),
+                          header.bad_pictures.size()};
   std::string bytes(reinterpret_cast<const char*>(&prefix), sizeof(prefix));
   bytes += header.plan_hash;
   for (const MicroBatchHeader& m : header.micro_batches) {
@@ -86,6 +89,8 @@ std::string EncodeRankHeader(const RankHeader& header) {
                               m.counts.images, m.counts.vision_tokens, m.target_weight};
     bytes.append(reinterpret_cast<const char*>(&wire), sizeof(wire));
   }
+  bytes.append(reinterpret_cast<const char*>(header.bad_pictures.data()),
+               header.bad_pictures.size() * sizeof(uint64_t));
   return bytes;
 }
 
@@ -95,10 +100,12 @@ absl::StatusOr<RankHeader> DecodeRankHeader(std::string_view bytes) {
   std::memcpy(&prefix, bytes.data(), sizeof(prefix));
   bytes.remove_prefix(sizeof(prefix));
   if (prefix.magic != kMagic || prefix.plan_hash_bytes > kPlanHashBytesMax || prefix.micro_batches > kMicroBatchesMax ||
-      bytes.size() != prefix.plan_hash_bytes + prefix.micro_batches * sizeof(WireMicroBatch)) {
+      prefix.bad_pictures > kBadPicturesMax ||
+      bytes.size() != prefix.plan_hash_bytes + prefix.micro_batches * sizeof(WireMicroBatch) +
+                          prefix.bad_pictures * sizeof(uint64_t)) {
     return absl::DataLossError("step header is not one of this version");
   }
-  RankHeader header{prefix.step, std::string(bytes.substr(0, prefix.plan_hash_bytes)), {}};
+  RankHeader header{prefix.step, std::string(bytes.substr(0, prefix.plan_hash_bytes)), {}, {}};
   bytes.remove_prefix(prefix.plan_hash_bytes);
   for (uint64_t i = 0; i < prefix.micro_batches; ++i) {
     WireMicroBatch w;
@@ -106,6 +113,9 @@ absl::StatusOr<RankHeader> DecodeRankHeader(std::string_view bytes) {
     header.micro_batches.push_back(
         {w.global_index, {w.tokens, w.targets, w.documents, w.images, w.vision_tokens}, w.target_weight});
   }
+  bytes.remove_prefix(prefix.micro_batches * sizeof(WireMicroBatch));
+  header.bad_pictures.resize(prefix.bad_pictures);
+  if (!bytes.empty()) std::memcpy(header.bad_pictures.data(), bytes.data(), bytes.size());
   return header;
 }
 
@@ -114,7 +124,12 @@ absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank) {
   const int64_t world = static_cast<int64_t>(by_rank.size());
   int64_t total = 0;
   StepHeader step;
-  for (const RankHeader& header : by_rank) total += static_cast<int64_t>(header.micro_batches.size());
+  for (const RankHeader& header : by_rank) {
+    total += static_cast<int64_t>(header.micro_batches.size());
+    step.bad_pictures.insert(step.bad_pictures.end(), header.bad_pictures.begin(), header.bad_pictures.end());
+  }
+  std::sort(step.bad_pictures.begin(), step.bad_pictures.end());
+  step.bad_pictures.erase(std::unique(step.bad_pictures.begin(), step.bad_pictures.end()), step.bad_pictures.end());
   step.step = by_rank[0].step;
   for (int64_t m = 0; m < total; ++m) {
     const std::vector<MicroBatchHeader>& mine = by_rank[m % world].micro_batches;
@@ -141,8 +156,9 @@ absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank) {
     AddCounts(entry.counts, &step.totals);
   }
   if (step.target_weight == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "no target in the whole step, so there is nothing to train on: step ", step.step, ", micro-batches ", total));
+    return absl::InvalidArgumentError(
+        absl::StrCat("no target in the whole step, so there is nothing to train on: step ", step.step,
+                     ", micro-batches ", total, ", pictures that do not decode ", step.bad_pictures.size()));
   }
   return step;
 }

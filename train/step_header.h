@@ -25,6 +25,7 @@ struct RankHeader {
   uint64_t step = 0;
   std::string plan_hash;  // of the schedules this rank will run; at most 64 bytes
   std::vector<MicroBatchHeader> micro_batches;
+  std::vector<uint64_t> bad_pictures = {};  // numbers of pictures in them that did not decode; any order
 };
 
 // The whole step, the same on every rank.
@@ -33,6 +34,7 @@ struct StepHeader {
   std::vector<MicroBatchHeader> micro_batches;  // all, in order of m
   double target_weight = 0;                     // the global denominator: summed in order of m
   model::Counts totals;
+  std::vector<uint64_t> bad_pictures;  // of all ranks, ascending, each once
 
   int64_t MicroSteps(int world) const;
   // Whether any rank's micro-batch of this micro-step has images.

@@ -102,7 +102,8 @@ std::unique_ptr<TrainingStep::Announced> TrainingStep::Send(RankHeader header) {
   return announced;
 }
 
-absl::Status TrainingStep::Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches) {
+absl::Status TrainingStep::Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches,
+                                    std::vector<uint64_t> bad_pictures) {
   if (last_announced_.has_value() && step != *last_announced_ + 1) {
     return absl::FailedPreconditionError(
         absl::StrCat("steps must be announced one after another: step ", step, " after step ", *last_announced_));
@@ -110,7 +111,7 @@ absl::Status TrainingStep::Announce(uint64_t step, std::vector<MicroBatchHeader>
   if (announced_.size() >= kAnnouncedMax) {
     return absl::FailedPreconditionError(absl::StrCat("too many steps announced and not run: step ", step));
   }
-  announced_.push_back(Send({step, "", std::move(micro_batches)}));
+  announced_.push_back(Send({step, "", std::move(micro_batches), std::move(bad_pictures)}));
   last_announced_ = step;
   return absl::OkStatus();
 }
@@ -216,6 +217,7 @@ absl::StatusOr<StepResult> TrainingStep::RunAnnounced(Announced* announced,
   result.totals = header.totals;
   const absl::Duration start = clock_->Monotonic(), blocked_before = store_->queue()->blocked();
   VLM_RETURN_IF_ERROR(Optimize(accumulated, &result));
+  result.bad_pictures = header.bad_pictures;
   result.times.optimizer = clock_->Monotonic() - start - (store_->queue()->blocked() - blocked_before);
   result.times.forward = accumulated.forward;
   result.times.backward = accumulated.backward;

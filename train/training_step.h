@@ -42,11 +42,12 @@ struct StepResult {
   double loss = 0;           // of the whole step, fp64 in order of m; the same on every rank
   double gradient_norm = 0;  // before clipping
   double lr_factor = 0;
-  double lr = 0;                  // the highest rate of a group in this step
-  model::Counts totals;           // over all ranks
-  bool non_finite = false;        // skipped by all ranks: parameters, moments and counts unchanged
-  uint64_t non_finite_steps = 0;  // skipped so far by this object
-  PhaseTimes times;               // of this rank
+  double lr = 0;                       // the highest rate of a group in this step
+  model::Counts totals;                // over all ranks
+  bool non_finite = false;             // skipped by all ranks: parameters, moments and counts unchanged
+  uint64_t non_finite_steps = 0;       // skipped so far by this object
+  PhaseTimes times;                    // of this rank
+  std::vector<uint64_t> bad_pictures;  // of the step's pictures, over all ranks: ascending, each once
 };
 
 // Every rank makes the same calls in the same order:  Announce(1); then for each step k: Announce(k + 1), Step(k). Not
@@ -60,8 +61,9 @@ class TrainingStep {
 
   // Sends this rank's header of a coming step and collects the others' (collective; on the communication thread with
   // overlap, its error then comes from Step). At most two steps may be announced and not run. FAILED_PRECONDITION when
-  // steps are not announced one after another.
-  absl::Status Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches);
+  // steps are not announced one after another. `bad_pictures` as of RankHeader.
+  absl::Status Announce(uint64_t step, std::vector<MicroBatchHeader> micro_batches,
+                        std::vector<uint64_t> bad_pictures = {});
 
   // Runs the oldest announced step with this rank's micro-batches, ascending m, exactly those announced (none for a
   // rank that has none). Collective. Errors of ExchangeHeader, Run and the collective; INVALID_ARGUMENT when the

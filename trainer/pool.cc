@@ -56,7 +56,8 @@ class PoolRank {
   absl::Status Do(const v1::LeaseShardsResponse::Lease& lease) {
     const absl::Status done = lease.finish() ? FinishStage(lease) : DoShard(lease);
     advance_();
-    if (done.ok()) return absl::OkStatus();
+    // The finish task's failure ends the attempt in any case, and the rank's exit code says of what class it is.
+    if (done.ok() || lease.finish()) return done;
     v1::FailShardRequest request;
     Identify(&request);
     request.set_shard(lease.shard());

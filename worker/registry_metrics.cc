@@ -18,6 +18,8 @@ constexpr SeriesRow kSeries[] = {
     {"gradient_norm", Kind::kGauge, "vlm_rank_gradient_norm"},
     {"tokens", Kind::kSum, "vlm_rank_tokens_total"},
     {"images", Kind::kSum, "vlm_rank_images_total"},
+    {"bad_pictures", Kind::kSum, "vlm_rank_bad_pictures_total"},
+    {"samples_rejected", Kind::kSum, "vlm_rank_samples_rejected_total"},
     {"checkpoint_seconds", Kind::kGauge, "vlm_rank_checkpoint_seconds"},
     {"checkpoint_bytes", Kind::kGauge, "vlm_rank_checkpoint_bytes"},
     {"checkpoint_ok", Kind::kSavedAt, "vlm_rank_checkpoint_success_timestamp_seconds"},

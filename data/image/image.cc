@@ -28,7 +28,7 @@ absl::Status CheckLimits(const ImageHeader& header, const DecodeLimits& limits) 
   const uint64_t pixels = static_cast<uint64_t>(header.width) * static_cast<uint64_t>(header.height);
   if (pixels > limits.pixels_max) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("picture has more pixels than allowed; shrink it or raise the limit: ", header.width, " x ",
+        absl::StrCat("picture has more pixels than allowed; shrink it: ", header.width, " x ",
                      header.height, ", limit ", limits.pixels_max, " pixels"));
   }
   return absl::OkStatus();
@@ -37,7 +37,7 @@ absl::Status CheckLimits(const ImageHeader& header, const DecodeLimits& limits) 
 absl::Status CheckBytes(std::span<const std::byte> bytes, const DecodeLimits& limits) {
   if (bytes.size() <= limits.bytes_max) return absl::OkStatus();
   return absl::ResourceExhaustedError(
-      absl::StrCat("picture file is larger than allowed; shrink it or raise the limit: ", bytes.size(),
+      absl::StrCat("picture file is larger than allowed; shrink it: ", bytes.size(),
                    " bytes, limit ", limits.bytes_max));
 }
 

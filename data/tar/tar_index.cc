@@ -61,7 +61,8 @@ absl::StatusOr<bool> Indexer::NextHeader() {
   header_offset_ = position_;
   if (file_.size() - position_ < 2 * kTarBlock) {
     // Even an end mark does not fit.
-    return Malformed("is cut short (no end mark); write it again");
+    return Malformed(absl::StrCat("is cut short (no end mark); copy it again or write it anew, ", members_.size(),
+                                  " whole members are there"));
   }
   VLM_RETURN_IF_ERROR(file_.ReadAt(position_, block_));
   position_ += kTarBlock;
@@ -199,7 +200,9 @@ absl::StatusOr<std::vector<TarMember>> Indexer::Run() {
     if (!extension && overrides_.bytes.has_value()) bytes = overrides_.bytes;
     if (!bytes.has_value()) return Malformed("has a header with a broken size");
     if (*bytes > file_.size() - position_ || RoundUpToTarBlock(*bytes) > file_.size() - position_) {
-      return Malformed(absl::StrCat("is cut short inside a member of ", *bytes, " bytes"));
+      return Malformed(absl::StrCat("is cut short inside a member; copy it again or write it anew, member ",
+                                    members_.size() + 1, ", ", Absl(absl::CHexEscape(HeaderName())), ", has ",
+                                    file_.size() - position_, " of ", *bytes, " bytes"));
     }
     if (extension) {
       VLM_RETURN_IF_ERROR(ReadExtension(type, *bytes));

@@ -167,10 +167,15 @@ class EvaluateStage final : public PoolStage {
     answer->question = TextOf(question.conversation.messages.back());
     const auto kind = question.conversation.meta.find("question_kind");
     answer->kind = kind == question.conversation.meta.end() ? "all" : kind->second;
-    for (const std::string& image : loaded->images) {
-      std::vector<float> pixels;
-      VLM_RETURN_IF_ERROR(WithExitCode(data::AppendPixels(image, data_->pixels, &pixels), ExitCode::kBadData));
-      question.pictures.push_back(std::move(pixels));
+    // One that has gone bad since it was indexed fails the stage whatever the policy: a score over other questions than
+    // the index has would not be the score that was asked for.
+    std::vector<float> pixels;
+    VLM_RETURN_IF_ERROR(
+        WithExitCode(data_->reader->AppendPictures(item.sample, *loaded, &pixels, nullptr), ExitCode::kBadData));
+    const size_t each = loaded->images.empty() ? 0 : pixels.size() / loaded->images.size();
+    for (size_t i = 0; i < loaded->images.size(); ++i) {
+      const auto begin = pixels.begin() + static_cast<std::ptrdiff_t>(i * each);
+      question.pictures.emplace_back(begin, begin + static_cast<std::ptrdiff_t>(each));
     }
     return question;
   }
@@ -206,7 +211,7 @@ class EvaluateStage final : public PoolStage {
         ChooseShown(answers, settings_.tasks.at(0).name, static_cast<size_t>(settings_.log_images));
     for (const Answered& answer : shown) {
       VLM_ASSIGN_OR_RETURN(const data::SampleReader::Loaded loaded, data_->reader->Read(answer.sample));
-      if (loaded.images.empty()) continue;
+      if (loaded.images.empty() || loaded.Bad(0)) continue;
       const std::string& encoded = loaded.images[0];
       VLM_ASSIGN_OR_RETURN(
           const data::Image image,

@@ -2,10 +2,12 @@
 #ifndef VLM_TRAINER_STAGES_POOL_STAGES_H_
 #define VLM_TRAINER_STAGES_POOL_STAGES_H_
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
+#include "data/tokenizer/tokenizer.h"
 #include "trainer/stage_context.h"
 
 namespace vlm::trainer {
@@ -21,6 +23,13 @@ absl::Status RunIndex(const StageContext& context);
 // Files of one split of a generate stage's artifact, absolute paths in shard order. NOT_FOUND names the split.
 absl::StatusOr<std::vector<std::string>> GeneratedFiles(FileSystem* files, const InputArtifact& artifact,
                                                         const std::string& split);
+
+struct ReadTokenizerFile {
+  std::string json;
+  std::unique_ptr<data::Tokenizer> tokenizer;
+};
+// tokenizer.json of an artifact's folder. INVALID_ARGUMENT names the file, the field and the token that is wrong.
+absl::StatusOr<ReadTokenizerFile> ReadTokenizer(FileSystem* files, const std::string& folder);
 
 // Writes, syncs and closes a new file.
 absl::Status WriteSynced(FileSystem* files, const std::string& path, std::string_view contents);

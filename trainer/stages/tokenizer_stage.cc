@@ -99,6 +99,18 @@ class TokenizerStage final : public PoolStage {
 
 }  // namespace
 
+absl::StatusOr<ReadTokenizerFile> ReadTokenizer(FileSystem* files, const std::string& folder) {
+  const std::string path = folder + "/" + kTokenizerFile;
+  ReadTokenizerFile read;
+  VLM_ASSIGN_OR_RETURN(read.json, ReadFile(files, path, data::kTokenizerJsonBytesMax));
+  absl::StatusOr<std::unique_ptr<data::Tokenizer>> tokenizer = data::Tokenizer::FromJson(read.json);
+  if (!tokenizer.ok()) {
+    return Annotate(tokenizer.status(), "restore the tokenizer's file or train it again: " + path);
+  }
+  read.tokenizer = *std::move(tokenizer);
+  return read;
+}
+
 absl::Status RunTokenizer(const StageContext& context) {
   TokenizerStage stage(context);
   return RunPool(context, &stage);

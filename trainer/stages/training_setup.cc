@@ -165,14 +165,25 @@ absl::StatusOr<std::unique_ptr<IndexedData>> OpenIndexedData(const StageContext&
   auto data = std::make_unique<IndexedData>();
   VLM_ASSIGN_OR_RETURN(data->artifact, context.Input(stage));
   VLM_ASSIGN_OR_RETURN(data->manifest, data::ReadManifest(context.files, data->artifact.folder));
-  VLM_ASSIGN_OR_RETURN(const std::string json, ReadFile(context.files, data->artifact.folder + "/" + kTokenizerFile,
-                                                        data::kTokenizerJsonBytesMax));
-  VLM_ASSIGN_OR_RETURN(data->tokenizer, data::Tokenizer::FromJson(json));
+  VLM_ASSIGN_OR_RETURN(ReadTokenizerFile read, ReadTokenizer(context.files, data->artifact.folder));
+  if (Sha256Of(read.json).Hex() != data->manifest.render.tokenizer_digest) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokenizer beside the manifest is not the one the data was indexed with; index the data again: ",
+                     data->artifact.folder, "/", kTokenizerFile));
+  }
+  data->tokenizer = std::move(read.tokenizer);
   VLM_ASSIGN_OR_RETURN(data->chat_template,
                        data::NewChatTemplate(data->manifest.render.chat_template, data->tokenizer.get()));
   data->pixels.size = data->manifest.render.image_size;
-  VLM_ASSIGN_OR_RETURN(data->reader, data::SampleReader::Create(context.files, &data->manifest,
-                                                                data->chat_template.get(), data->pixels));
+  absl::StatusOr<std::unique_ptr<data::SampleReader>> reader =
+      data::SampleReader::Create(context.files, &data->manifest, data->chat_template.get(), data->pixels);
+  if (absl::IsFailedPrecondition(reader.status()) || absl::IsNotFound(reader.status())) {
+    return WithExitCode(
+        Annotate(reader.status(), "restore the data files, or run their index stage again: stage " + stage),
+        ExitCode::kBadData);
+  }
+  VLM_RETURN_IF_ERROR(reader.status());
+  data->reader = *std::move(reader);
   return data;
 }
 

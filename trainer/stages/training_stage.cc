@@ -19,6 +19,7 @@
 #include "train/checkpoint_state.h"
 #include "train/end_together.h"
 #include "trainer/exit_code.h"
+#include "trainer/stages/bad_pictures.h"
 #include "trainer/stages/training_setup.h"
 
 namespace vlm::trainer {
@@ -110,6 +111,7 @@ class TrainingRun {
     }
     std::sort(frozen_files_.begin(), frozen_files_.end());
     std::fprintf(stderr, "%s: %llu steps, rank %d of %d, schedule %s\n%s\n", context_.stage->name.c_str(),
+    bad_pictures_.emplace(&data_->manifest);
                  static_cast<unsigned long long>(plan_->steps), context_.assignment->rank, context_.assignment->world,
                  parts_.step->plan_hash().c_str(), parts_.step->groups().ToString(*parts_.graph).c_str());
     return absl::OkStatus();
@@ -147,6 +149,7 @@ class TrainingRun {
     }
     VLM_ASSIGN_OR_RETURN(const train::StepResult result, parts_.step->Step(batches));
     curves_ += CurveLine(result);
+    std::vector<uint64_t> bad = bad_pictures_->Tell(*loaded);
     const absl::Duration trained = context_.clock->Monotonic();
     absl::Duration saving;
     if (result.step % static_cast<uint64_t>(settings_.checkpoint.every) == 0 || result.step == plan_->steps) {
@@ -165,6 +168,7 @@ class TrainingRun {
     return WithExitCode(absl::InternalError(absl::StrCat(skipped_in_a_row_,
                                                          " steps in a row had a loss or gradient that is not "
                                                          "finite, the last one step ",
+    VLM_RETURN_IF_ERROR(CountBadPictures(result));
                                                          result.step, "; lower the learning rate")),
                         ExitCode::kNumeric);
   }
@@ -176,6 +180,14 @@ class TrainingRun {
     const absl::Duration waited = std::exchange(data_wait_, absl::ZeroDuration());
     const double seconds = std::max(1e-9, absl::ToDoubleSeconds(step_time + waited + saving));
     // A moving average over about ten steps keeps the display readable.
+  absl::Status CountBadPictures(const train::StepResult& result) {
+    VLM_ASSIGN_OR_RETURN(const uint64_t added, bad_pictures_->Add(result.step, result.bad_pictures));
+    if (added > 0 && context_.assignment->rank == 0) {
+      context_.link->AddMetric("bad_pictures", result.step, static_cast<double>(added));
+    }
+    return absl::OkStatus();
+  }
+
     auto smooth = [&](double old, double now) { return old == 0 ? now : 0.9 * old + 0.1 * now; };
     progress_.tokens_per_second =
         smooth(progress_.tokens_per_second, static_cast<double>(result.totals.tokens) / seconds);
@@ -324,9 +336,9 @@ class TrainingRun {
     absl::StatusOr<std::map<std::string, std::string>> small =
         SideFiles(config_, *data_->tokenizer, *data_->chat_template, data_->pixels, dtype);
     if (!small.ok()) return small.status();
-    const Json state = {
-        {"format", "vlm-trainer-state"}, {"version", kStateVersion},          {"step", step},
-        {"steps", plan_->steps},         {"fingerprint", plan_->fingerprint}, {"cursor", next.Encode()}};
+    Json state = {{"format", "vlm-trainer-state"}, {"version", kStateVersion},          {"step", step},
+                  {"steps", plan_->steps},         {"fingerprint", plan_->fingerprint}, {"cursor", next.Encode()}};
+    if (const std::vector<uint64_t> bad = bad_pictures_->found(); !bad.empty()) state["bad_pictures"] = bad;
     (*small)[kTrainerStateFile] = state.dump(1) + "\n";
     (*small)[kCurvesFile] = curves_;
     for (auto& [name, contents] : *small) {
@@ -343,7 +355,7 @@ class TrainingRun {
     if (context_.assignment->resume_step == 0) return absl::OkStatus();
     last_saved_ = context_.assignment->resume_step;
     const std::string& folder = context_.assignment->resume_folder;
-    VLM_ASSIGN_OR_RETURN(const std::string text, ReadFile(context_.files, folder + "/" + kTrainerStateFile, 1 << 20));
+    VLM_ASSIGN_OR_RETURN(const std::string text, ReadFile(context_.files, folder + "/" + kTrainerStateFile, 256 << 20));
     VLM_ASSIGN_OR_RETURN(curves_, ReadFile(context_.files, folder + "/" + kCurvesFile, kCurvesBytesMax));
     const Json state = Json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!state.is_object() || state.value("version", 0) != kStateVersion) {
@@ -353,7 +365,12 @@ class TrainingRun {
       return absl::FailedPreconditionError(
           "the checkpoint was made with other data or settings (seed, batch sizes, model, ...): " + folder);
     }
-    return absl::OkStatus();
+    std::vector<uint64_t> bad;
+    for (const Json& picture : state.value("bad_pictures", Json::array())) {
+      if (!picture.is_number_unsigned()) return absl::DataLossError("trainer state does not parse: " + folder);
+      bad.push_back(picture.get<uint64_t>());
+    }
+    return bad_pictures_->Restore(bad);
   }
 
   const StageContext& context_;
@@ -403,3 +420,4 @@ absl::Status RunTraining(const StageContext& context) { return TrainingRun(conte
 
 }  // namespace vlm::trainer
   uint64_t unanswered_step_ = 0;  // asked for, and perhaps begun; 0: none
+  std::optional<BadPictures> bad_pictures_;

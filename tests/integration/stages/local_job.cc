@@ -149,7 +149,9 @@ class LocalLink final : public WorkerLink {
     if (run_.on_progress) run_.on_progress(progress);
   }
   void WatchCollective(std::function<uint64_t()>) override {}
-  void AddMetric(std::string_view, uint64_t, double) override {}
+  void AddMetric(std::string_view series, uint64_t, double value) override {
+    if (run_.on_metric) run_.on_metric(series, value);
+  }
   void ReportFailure(int, std::string_view) override {}
   void Flush() override {}
   rpc::Channel* channel() override { return channel_.get(); }

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/file_system.h"
@@ -25,6 +26,7 @@ struct StageRun {
   FileSystem* files = PosixFileSystem();
   std::function<void(const Progress&)> on_progress = nullptr;  // whenever a rank reports it, on the rank's thread
   std::function<void(Phase)> on_phase = nullptr;               // likewise
+  std::function<void(std::string_view series, double value)> on_metric = nullptr;  // likewise
   // Of a pool: the attempt is leased these shards alone and does not finish the stage; the next one leases the rest, as
   // after a restart. Empty: all that are left.
   std::vector<uint32_t> shards = {};

@@ -22,7 +22,7 @@ constexpr char kQuestion[] =
 class IndexerTest : public ::testing::Test {
  protected:
   // A tar with one question for each picture.
-  FileIndex IndexPictures(const std::vector<std::string>& pictures) {
+  FileIndex IndexPictures(const std::vector<std::string>& pictures, BadPicturePolicy policy = BadPicturePolicy::kDrop) {
     const std::string path =
         testing::TempDir() + "/indexer-" + testing::UnitTest::GetInstance()->current_test_info()->name() + ".tar";
     EXPECT_TRUE(RemoveTree(PosixFileSystem(), path).ok());
@@ -36,8 +36,9 @@ class IndexerTest : public ::testing::Test {
     }
     EXPECT_TRUE(tar.Finish().ok());
     EXPECT_TRUE(file->Close().ok());
-    absl::StatusOr<FileIndex> index = IndexFile(PosixFileSystem(), {path, "pictures", 3},
-                                                {"digest", "chatml", 24, 16, 128}, *template_, [this] { ++advanced_; });
+    absl::StatusOr<FileIndex> index =
+        IndexFile(PosixFileSystem(), {path, "pictures", 3}, {{"digest", "chatml", 24, 16, 128}, policy}, *template_,
+                  [this] { ++advanced_; });
     VLM_CHECK(index.ok(), std::string(index.status().message()));
     return *std::move(index);
   }
@@ -64,13 +65,35 @@ TEST_F(IndexerTest, APictureThatTrainingCouldNotDecodeIsRejectedWithItsPlace) {
   const FileIndex index = IndexPictures({good, cut, huge, std::string(limits.bytes_max + 1, 'x'), good});
   EXPECT_EQ(index.ordinal, 3u);
   EXPECT_EQ(index.samples.size(), 2u);
-  EXPECT_EQ(index.rejected_count, 3u);
-  ASSERT_EQ(index.rejected.size(), 3u);
-  EXPECT_EQ(index.rejected[0].line, 2u);
-  EXPECT_EQ(index.rejected[1].line, 3u);
-  EXPECT_THAT(index.rejected[1].reason, AllOf(HasSubstr("more pixels than allowed"), HasSubstr("10000 x 10000")));
-  EXPECT_EQ(index.rejected[2].line, 4u);
-  EXPECT_THAT(index.rejected[2].reason, HasSubstr("larger than allowed"));
+  EXPECT_EQ(index.rejected, 3u);
+  EXPECT_EQ(index.bad_pictures, 3u);
+  EXPECT_EQ(index.pictures, 5u);
+  EXPECT_EQ(index.images.size(), 2u);
+  ASSERT_EQ(index.quarantined.size(), 3u);
+  EXPECT_EQ(index.quarantined[0].record, 2u);
+  EXPECT_EQ(index.quarantined[0].member, "s1.png");
+  EXPECT_TRUE(index.quarantined[0].picture);
+  EXPECT_EQ(index.quarantined[0].action, "drop");
+  EXPECT_EQ(index.quarantined[1].record, 3u);
+  EXPECT_EQ(index.quarantined[1].member, "s2.jpg");
+  EXPECT_THAT(index.quarantined[1].reason, AllOf(HasSubstr("more pixels than allowed"), HasSubstr("10000 x 10000")));
+  EXPECT_EQ(index.quarantined[2].record, 4u);
+  EXPECT_THAT(index.quarantined[2].reason, HasSubstr("larger than allowed"));
+}
+
+TEST_F(IndexerTest, APlaceholderKeepsTheSampleAndMarksItsPicture) {
+  for (const BadPicturePolicy policy : {BadPicturePolicy::kPlaceholder, BadPicturePolicy::kFail}) {
+    const FileIndex index = IndexPictures({Png(8), "no picture", Png(9)}, policy);
+    EXPECT_EQ(index.samples.size(), 3u);
+    EXPECT_EQ(index.rejected, 0u);
+    EXPECT_EQ(index.bad_pictures, 1u);
+    ASSERT_EQ(index.images.size(), 3u);
+    EXPECT_EQ(index.images[0].flags, 0u);
+    EXPECT_EQ(index.images[1].flags, kBadPictureFlag);
+    ASSERT_EQ(index.quarantined.size(), 1u);
+    EXPECT_EQ(index.quarantined[0].action, BadPicturePolicyName(policy));
+    EXPECT_EQ(index.quarantined[0].offset, index.images[1].offset);
+  }
 }
 
 TEST_F(IndexerTest, EveryRecordIsProgress) {

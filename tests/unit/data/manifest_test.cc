@@ -23,9 +23,14 @@ FileIndex IndexOf(const std::string& path, const std::string& source, uint64_t o
 Manifest ThreeFiles() {
   std::vector<FileIndex> indexes = {IndexOf("/d/b.tar", "captions", 2, 3, 1), IndexOf("/d/a.tar", "captions", 1, 2, 1),
                                     IndexOf("/d/c.tar", "text", 0, 4, 0)};
-  indexes[2].rejected_count = 1;
-  indexes[2].rejected.push_back({"/d/c.tar", 7, "no target"});
-  return MergeIndexes({"digest", "chatml", 24, 16, 128}, {"text", "captions"}, std::move(indexes));
+  indexes[2].rejected = 1;
+  indexes[2].quarantined.push_back({"text", "/d/c.tar", 7, "7.json", 512, false, "rejected", "no target"});
+  indexes[0].pictures = 4;
+  indexes[0].bad_pictures = 1;
+  indexes[0].quarantined.push_back({"captions", "/d/b.tar", 2, "2.png", 1024, true, "placeholder", "broken"});
+  Manifest manifest = MergeIndexes({"digest", "chatml", 24, 16, 128}, {"text", "captions"}, std::move(indexes));
+  manifest.bad_pictures = {BadPicturePolicy::kPlaceholder, 0.25};
+  return manifest;
 }
 
 std::string WriteFolder(const ManifestBytes& bytes) {
@@ -49,18 +54,27 @@ TEST(ManifestTest, SourcesAreAdjacentAndFilesSorted) {
   EXPECT_EQ(manifest.files[1].path, "/d/a.tar");
   EXPECT_EQ(manifest.samples[6].file, 2u);
   EXPECT_EQ(manifest.samples[6].first_image, 2u);
-  EXPECT_EQ(manifest.rejected_count, 1u);
+  EXPECT_EQ(manifest.FindSource("text")->rejected, 1u);
+  EXPECT_EQ(manifest.FindSource("captions")->rejected, 0u);
+  EXPECT_EQ(manifest.FindSource("captions")->pictures, 4u);
+  EXPECT_EQ(manifest.FindSource("captions")->bad_pictures, 1u);
+  ASSERT_EQ(manifest.quarantined.size(), 2u);
+  EXPECT_EQ(PlaceAndReason(manifest.quarantined[0]), "/d/c.tar: record 7, member 7.json at offset 512: no target");
 }
 
 TEST(ManifestTest, DoesNotDependOnWhoIndexedWhat) {
   std::vector<FileIndex> indexes = {IndexOf("/d/c.tar", "text", 0, 4, 0), IndexOf("/d/b.tar", "captions", 2, 3, 1),
                                     IndexOf("/d/a.tar", "captions", 1, 2, 1)};
-  indexes[0].rejected_count = 1;
-  indexes[0].rejected.push_back({"/d/c.tar", 7, "no target"});
-  const std::string shuffled = EncodeManifest(MergeIndexes({"digest", "chatml", 24, 16, 128}, {"text", "captions"},
-                                                           *DecodeFileIndexes(EncodeFileIndexes(indexes))))
-                                   .json;
-  EXPECT_EQ(shuffled, EncodeManifest(ThreeFiles()).json);
+  indexes[0].rejected = 1;
+  indexes[0].quarantined.push_back({"text", "/d/c.tar", 7, "7.json", 512, false, "rejected", "no target"});
+  indexes[1].pictures = 4;
+  indexes[1].bad_pictures = 1;
+  indexes[1].quarantined.push_back({"captions", "/d/b.tar", 2, "2.png", 1024, true, "placeholder", "broken"});
+  Manifest shuffled = MergeIndexes({"digest", "chatml", 24, 16, 128}, {"text", "captions"},
+                                   *DecodeFileIndexes(EncodeFileIndexes(indexes)));
+  shuffled.bad_pictures = {BadPicturePolicy::kPlaceholder, 0.25};
+  EXPECT_EQ(EncodeManifest(shuffled).json, EncodeManifest(ThreeFiles()).json);
+  EXPECT_EQ(EncodeManifest(shuffled).quarantine, EncodeManifest(ThreeFiles()).quarantine);
 }
 
 // A generate stage that was restarted has its shards in two folders, by the fence of the attempt that wrote them.
@@ -90,6 +104,37 @@ TEST(ManifestTest, ComesBackFromDiskAsItWas) {
   EXPECT_EQ(again.json, EncodeManifest(manifest).json);
   EXPECT_EQ(again.samples, EncodeManifest(manifest).samples);
   EXPECT_EQ(again.images, EncodeManifest(manifest).images);
+  EXPECT_EQ(read->bad_pictures, manifest.bad_pictures);
+}
+
+TEST(ManifestTest, TheQuarantineListHasALineForEach) {
+  EXPECT_EQ(EncodeManifest(ThreeFiles()).quarantine,
+            R"({"source":"text","file":"/d/c.tar","record":7,"member":"7.json","offset":512,"what":"record",)"
+            R"("action":"rejected","reason":"no target"})"
+            "\n"
+            R"({"source":"captions","file":"/d/b.tar","record":2,"member":"2.png","offset":1024,"what":"picture",)"
+            R"("action":"placeholder","reason":"broken"})"
+            "\n");
+}
+
+TEST(ManifestTest, AnotherVersionIsRefusedWithTheRemedy) {
+  ManifestBytes old = EncodeManifest(ThreeFiles());
+  const std::string now = "\"version\": 2";
+  ASSERT_NE(old.json.find(now), std::string::npos);
+  old.json.replace(old.json.find(now), now.size(), "\"version\": 1");
+  const absl::Status status = ReadManifest(PosixFileSystem(), WriteFolder(old)).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("index the data again (version 1, this program reads version 2)"));
+}
+
+TEST(BadPictureRuleTest, TheLimitIsAShareAndFailAllowsNone) {
+  const BadPictureRule drop = {BadPicturePolicy::kDrop, 0.25};
+  EXPECT_FALSE(drop.TooMany(0, 0));
+  EXPECT_FALSE(drop.TooMany(2, 8));
+  EXPECT_TRUE(drop.TooMany(3, 8));
+  EXPECT_FALSE((BadPictureRule{BadPicturePolicy::kFail, 1}.TooMany(0, 8)));
+  EXPECT_TRUE((BadPictureRule{BadPicturePolicy::kFail, 1}.TooMany(1, 8)));
 }
 
 TEST(ManifestTest, DamageIsNamed) {

@@ -67,6 +67,8 @@ TEST_F(RecordFileTest, TarSamplesCarryTheirPictures) {
   ASSERT_EQ((*places)[0].images.size(), 1u);
   EXPECT_EQ(*ReadSpan(*file_, (*places)[0].images[0]), "picture");
   EXPECT_EQ(*ReadSpan(*file_, (*places)[1].json), "{ }");
+  EXPECT_EQ((*places)[0].ImageMember(0), "1.jpg");
+  EXPECT_EQ((*places)[1].JsonMember(), "2.json");
 }
 
 TEST_F(RecordFileTest, WhatCannotBeReadIsNamed) {

@@ -1,6 +1,7 @@
 // Decoding and encoding against a live Pillow.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <string>
 
@@ -11,7 +12,25 @@
 namespace vlm::data {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
+
+// CRC-32 as PNG has it (ISO 3309), bit by bit.
+uint32_t PngChecksum(std::string_view bytes) {
+  uint32_t sum = ~0u;
+  for (const char byte : bytes) {
+    sum ^= static_cast<uint8_t>(byte);
+    for (int bit = 0; bit < 8; ++bit) sum = sum >> 1 ^ ((sum & 1) != 0 ? 0xEDB88320u : 0u);
+  }
+  return ~sum;
+}
+
+// The most memory this process has had.
+int64_t PeakKib() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss;
+}
 
 Image NoiseImage(int width, int height, uint64_t seed) {
   Rng rng(RngKey{seed});
@@ -74,6 +93,19 @@ TEST(DecodeTest, SizeIsCheckedFromTheHeaderBeforeMemoryIsTaken) {
   const auto large = DecodeImage(BytesOf(jpeg), DecodeLimits{});
   EXPECT_EQ(large.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(large.status().message()), HasSubstr("60000 x 60000"));
+
+  // The same of a PNG, with the right checksum over its header.
+  std::string claims = *EncodePng(NoiseImage(8, 8, 1));
+  for (const size_t at : {size_t{16}, size_t{20}}) claims.replace(at, 4, std::string("\0\0\xEA\x60", 4));
+  const uint32_t sum = PngChecksum(std::string_view(claims).substr(12, 17));
+  for (size_t i = 0; i < 4; ++i) claims[29 + i] = static_cast<char>(sum >> (24 - 8 * i));
+  const int64_t before = PeakKib();
+  const auto larger = DecodeImage(BytesOf(claims), DecodeLimits{});
+  EXPECT_EQ(larger.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(larger.status().message()),
+              AllOf(HasSubstr("shrink it"), HasSubstr("60000 x 60000"), HasSubstr("limit 67108864 pixels")));
+  EXPECT_EQ(DecodeImage(BytesOf(jpeg), DecodeLimits{}).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_LT(PeakKib() - before, 16 << 10);
 
   const std::string png = *EncodePng(NoiseImage(30, 20, 2));
   EXPECT_TRUE(DecodeImage(BytesOf(png), DecodeLimits{600, 1 << 20}).ok());

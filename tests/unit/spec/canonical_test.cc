@@ -74,11 +74,11 @@ TEST(Canonical, FieldsOfALargeStageSurviveARoundTrip) {
 }
 
 TEST(Canonical, JsonIsWhatTheFileSays) {
-  EXPECT_EQ(
-      StageToJson(*FindStage(MustParse(FullJob()), "i")),
-      R"({"data":{"context":512,"image":{"patch":6,"size":24},"sources":[{"from":{"split":"captions","stage":"g"},)"
-      R"("name":"captions"}],"template":"chatml","tokenizer":{"stage":"t"}},"kind":"index","name":"i",)"
-      R"("needs":["g","t"],"ranks":{"max":1,"min":1},"seed":0,"shards":8})");
+  EXPECT_EQ(StageToJson(*FindStage(MustParse(FullJob()), "i")),
+            R"({"data":{"bad_pictures_max":0.01,"context":512,"image":{"patch":6,"size":24},"on_bad_picture":"fail",)"
+            R"("sources":[{"from":{"split":"captions","stage":"g"},)"
+            R"("name":"captions"}],"template":"chatml","tokenizer":{"stage":"t"}},"kind":"index","name":"i",)"
+            R"("needs":["g","t"],"ranks":{"max":1,"min":1},"seed":0,"shards":8})");
 }
 
 TEST(Canonical, OtherJsonIsRefused) {
@@ -105,7 +105,7 @@ TEST(Canonical, OtherJsonIsRefused) {
 TEST(Canonical, DigestIsStable) {
   EXPECT_EQ(DigestOf(FullJob(), "g"), "3aced51e22f80da51976729f8d6a6b585459c4caaa55319432bd256969301858");
   EXPECT_EQ(DigestOf(FullJob(), "t"), "0e522b16058dbbe5783558ed6dac1c46aa72266172c0025cbe945f5d048bb2d8");
-  EXPECT_EQ(DigestOf(FullJob(), "i"), "8d240a645f4056e969bc2e0fa69c77e89218040c3587a14057c61e8a871af4cf");
+  EXPECT_EQ(DigestOf(FullJob(), "i"), "8dd31cfd2a68394c431475e44b944afef476c3f7c5c77ad6a3e659678030ce60");
   EXPECT_EQ(DigestOf(FullJob(), "p"), "f2ddb647b545309305380355e0089508acb78e292727b615e8413849be428354");
   EXPECT_EQ(DigestOf(FullJob(), "a"), "ea6d03448ae24f98a52008193a950d3f6e48dfa6cccb6fc456def439c5d0df10");
   EXPECT_EQ(DigestOf(FullJob(), "s"), "f5b1d60ab309bd96d540198fbfda11fc68e3f2cc20506848b407e4fe6b3f6e3d");
@@ -134,6 +134,9 @@ TEST(Canonical, DigestCoversWhatChangesResults) {
   }
   EXPECT_TRUE(digests.insert(DigestOf(With("spec:\n", "spec:\n  seed: 1\n"), "p")).second);
   EXPECT_TRUE(digests.insert(DigestOf(With("hidden: 32", "hidden: 64"), "p")).second);
+  for (const char* data : {"", "on_bad_picture: drop\n        ", "bad_pictures_max: 0.5\n        "}) {
+    EXPECT_TRUE(digests.insert(DigestOf(With("image: {size", std::string(data) + "image: {size"), "i")).second) << data;
+  }
 }
 
 // Every field a stage of some kind can have reaches the canonical JSON: nothing is parsed and then lost.

@@ -96,8 +96,10 @@ TEST(Parse, AnIndexIsInsertedForPlainSources) {
                             "{source: {stage: g, split: captions}}]}}\n"
                             "    - {name: a, kind: align, model: {llm: {from: {stage: p}}, vision: {hidden: 8, layers: "
                             "1, heads: 2, intermediate: 8, image_size: 12, patch: 4}}, data: {mixture: "
-                            "[{source: {stage: g, split: captions}}]}}\n");
+                            "[{source: {stage: g, split: captions}}], on_bad_picture: drop, bad_pictures_max: 0.5}}\n");
   const IndexSettings& text = FindStage(job, "p-index")->index();
+  EXPECT_EQ(text.on_bad_picture, BadPicturePolicy::kFail);
+  EXPECT_EQ(text.bad_pictures_max, 0.01);
   EXPECT_EQ(text.sources[0].name, "source-1");
   EXPECT_EQ(text.sources[0].from.glob, "a/*.jsonl");
   EXPECT_EQ(text.sources[1].from.split, "captions");
@@ -109,6 +111,8 @@ TEST(Parse, AnIndexIsInsertedForPlainSources) {
   EXPECT_EQ(FindStage(job, "p")->training().data.mixture[0].weight, 2);
   const IndexSettings& pictures = FindStage(job, "a-index")->index();
   EXPECT_EQ(pictures.chat_template, ChatTemplate::kChatml);
+  EXPECT_EQ(pictures.on_bad_picture, BadPicturePolicy::kDrop);
+  EXPECT_EQ(pictures.bad_pictures_max, 0.5);
   EXPECT_EQ(pictures.image->size, 12);
   EXPECT_EQ(pictures.image->patch, 4);
   EXPECT_EQ(pictures.context, 64);  // through the text model of the pretrain stage

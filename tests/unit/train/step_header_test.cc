@@ -89,6 +89,15 @@ TEST(StepHeaderTest, MicroBatchWithoutTargetIsRefused) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(StepHeaderTest, BadPicturesOfAllRanksAreJoinedInOrder) {
+  RankHeader zero{5, "h", {Entry(0, 1)}, {9, 3}}, one{5, "h", {Entry(1, 1)}, {7, 3}};
+  const RankHeader back = DecodeRankHeader(EncodeRankHeader(zero)).value();
+  EXPECT_EQ(back.bad_pictures, zero.bad_pictures);
+  EXPECT_EQ(back.micro_batches, zero.micro_batches);
+  EXPECT_EQ(JoinHeaders({zero, one}).value().bad_pictures, (std::vector<uint64_t>{3, 7, 9}));
+  EXPECT_FALSE(DecodeRankHeader(EncodeRankHeader(zero).substr(0, EncodeRankHeader(zero).size() - 8)).ok());
+}
+
 TEST(StepHeaderTest, ExchangeOverACollective) {
   const auto collective = NewSingleRankCollective();
   const StepHeader header = ExchangeHeader({3, "a", {Entry(0, 2), Entry(1, 4)}}, collective.get()).value();
