@@ -110,6 +110,8 @@ std::vector<MetricInfo> MakeTable() {
       {"vlm_rank_checkpoint_success_timestamp_seconds", kGauge, kWorker, kRank,
        "Unix time at which the newest save was reported good."},
       {"vlm_rank_checkpoints_skipped_total", kCounter, kWorker, kRank, "Saves skipped because two were open."},
+      {"vlm_rank_checkpoints_failed_total", kCounter, kWorker, kRank,
+       "Saves that could not be written or found no space."},
       {"vlm_ranks", kGauge, kWorker, {"phase"}, "Ranks of this worker by phase."},
       {"vlm_rank_heartbeat_age_seconds", kGauge, kWorker, kRank, "Age of the newest beat of the rank."},
       {"vlm_worker_connected", kGauge, kWorker, {}, "1 while the session with the coordinator is open."},

@@ -92,9 +92,9 @@ uint64_t ReadMemoryBytes() {
   return pages > 0 && page_bytes > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(page_bytes) : 0;
 }
 
-uint64_t ReadOutOfMemoryKills() {
-  std::ifstream cgroup(CgroupEventsPath());
-  if (cgroup) return ToNumber(FindValue(&cgroup, "oom_kill"));
+uint64_t ReadOutOfMemoryKills(const std::string& memory_events) {
+  std::ifstream cgroup(memory_events.empty() ? CgroupEventsPath() : memory_events);
+  if (cgroup || !memory_events.empty()) return ToNumber(FindValue(&cgroup, "oom_kill"));
   std::ifstream machine("/proc/vmstat");
   return machine ? ToNumber(FindValue(&machine, "oom_kill")) : 0;
 }

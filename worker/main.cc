@@ -38,6 +38,7 @@ struct Flags {
   std::string state_dir;
   std::string trainer;
   std::string metrics_address = "127.0.0.1:0";
+  std::string memory_events;
   std::string log_level = "info";
   std::vector<std::string> data_roots;
   std::vector<std::string> artifact_roots;
@@ -81,6 +82,7 @@ absl::StatusOr<WorkerNodeOptions> MakeOptions(const Flags& flags) {
   for (const char* name : kPassedVariables) {
     if (const char* value = std::getenv(name)) options.environment.push_back(std::string(name) + "=" + value);
   }
+  options.memory_events = flags.memory_events;
   options.build = kVersion;
   std::array<char, 256> hostname{};
   if (gethostname(hostname.data(), hostname.size() - 1) == 0) options.hostname = hostname.data();
@@ -116,9 +118,10 @@ absl::Status Run(const Flags& flags) {
   const size_t devices = options.devices.size();
   telemetry::MetricRegistry registry;
   RegistryMetrics metrics(&registry, RealClock());
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<WorkerNode> node, WorkerNode::Create(std::move(options), &metrics));
+  // Before the node, which may be given ranks at once: a worker whose port is taken must not have begun.
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<telemetry::Exposer> exposer,
                        telemetry::Exposer::Create(flags.metrics_address, registry));
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<WorkerNode> node, WorkerNode::Create(std::move(options), &metrics));
   telemetry::Log(telemetry::LogLevel::kInfo, "worker started",
                  {{"node", node->node_id()},
                   {"devices", std::to_string(devices)},
@@ -149,6 +152,9 @@ void AddOptions(CLI::App* app, Flags* flags) {
                   "Folder below which jobs may read data, repeatable; relative paths start at the first");
   app->add_option("--artifact-root", flags->artifact_roots, "Folder below which jobs may keep artifacts");
   app->add_option("--metrics-address", flags->metrics_address, "Where /metrics is served; loopback only");
+  app->add_option("--memory-events", flags->memory_events,
+                  "File memory.events of the cgroup that trainers run in, to tell a kill for want of memory (default: "
+                  "that of this process)");
   app->add_option("--frozen-after", flags->frozen_after_seconds, "Seconds without a rank's beat before it is killed")
       ->check(CLI::Range(0.5, 3600.0));
   app->add_option("--log-level", flags->log_level, "debug, info, warning or error");

@@ -24,6 +24,7 @@ constexpr SeriesRow kSeries[] = {
     {"checkpoint_bytes", Kind::kGauge, "vlm_rank_checkpoint_bytes"},
     {"checkpoint_ok", Kind::kSavedAt, "vlm_rank_checkpoint_success_timestamp_seconds"},
     {"checkpoint_skipped", Kind::kSum, "vlm_rank_checkpoints_skipped_total"},
+    {"checkpoint_failed", Kind::kSum, "vlm_rank_checkpoints_failed_total"},
 };
 // "step_seconds_forward" and so on: the time of one phase of a step. Its phase "data" is what a step waits for input.
 constexpr std::string_view kPhasePrefix = "step_seconds_";

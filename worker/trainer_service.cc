@@ -273,6 +273,8 @@ rpc::ServiceRegistry TrainerService::Registry() {
   AddCall<v1::DeleteStepRequest, v1::DeleteStepResponse>(std::string(kCheckpoint) + "DeleteStep", &registry);
   AddCall<v1::GetStepRequest, v1::GetStepResponse>(std::string(kCheckpoint) + "GetStep", &registry);
   AddCall<v1::GetLatestRequest, v1::GetLatestResponse>(std::string(kCheckpoint) + "GetLatest", &registry);
+  // How a rank that cannot read the step it resumes from tells of it: the service looks for itself.
+  AddCall<v1::VerifyStepRequest, v1::VerifyStepResponse>(std::string(kCheckpoint) + "VerifyStep", &registry);
   return registry;
 }
 

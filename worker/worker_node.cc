@@ -308,7 +308,7 @@ class WorkerNode::Impl {
     Running& running = running_[spawn.rank];
     running.labels = {
         .job_id = spawn.spec.job_id(), .stage = spawn.spec.stage(), .fence = spawn.rank.fence, .rank = spawn.rank.rank};
-    running.kills_before = ReadOutOfMemoryKills();
+    running.kills_before = ReadOutOfMemoryKills(options_.memory_events);
     telemetry_->Begin(spawn.rank, running.labels);
     metrics_->RankStarted(running.labels);
     supervisor_->Start({.program = options_.trainer,
@@ -344,7 +344,7 @@ class WorkerNode::Impl {
             .output = [this, rank](std::string bytes) { telemetry_->Output(rank, std::move(bytes)); },
             .exited =
                 [this, rank](int exit_code, int signal) {
-                  const uint64_t kills = ReadOutOfMemoryKills();
+                  const uint64_t kills = ReadOutOfMemoryKills(options_.memory_events);
                   executor_->Post([this, rank, exit_code, signal, kills] { OnExit(rank, exit_code, signal, kills); });
                 }};
   }

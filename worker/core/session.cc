@@ -52,9 +52,10 @@ v1::Hello Worker::Core::MakeHello() {
 }
 
 void Worker::Core::On(const SessionLost& lost) {
-  // Once: while the coordinator is away this comes twice a second.
-  if (!loss_noted_) Out(Note{"no session with the coordinator: " + lost.reason});
-  loss_noted_ = true;
+  // Once for each kind of reason: while the coordinator is away, or refuses, this comes twice a second.
+  const std::string kind = lost.reason.substr(0, lost.reason.find(':'));
+  if (loss_noted_ != kind) Out(Note{"no session with the coordinator: " + lost.reason});
+  loss_noted_ = kind;
   session_ = Session::kDown;
 }
 
@@ -115,7 +116,7 @@ void Worker::Core::OnWelcome(const v1::Welcome& welcome) {
   std::set<std::pair<std::string, uint64_t>> allowed;
   for (const v1::AllowedAttempt& attempt : welcome.allowed()) allowed.emplace(attempt.attempt_id(), attempt.fence());
   session_ = Session::kReconciling;
-  loss_noted_ = false;
+  loss_noted_.clear();
   for (auto it = ranks_.begin(); it != ranks_.end(); ++it) {
     HeldRank& rank = it->second;
     if (allowed.contains({rank.key.attempt_id, rank.key.fence})) continue;

@@ -95,7 +95,7 @@ class Worker::Core {
   std::vector<Output> outputs_;
 
   Session session_ = Session::kDown;
-  bool loss_noted_ = false;  // since the last Welcome
+  std::string loss_noted_;  // the newest kind of loss noted since the last Welcome
   uint64_t epoch_ = 0;
   uint64_t sequence_ = 0;                           // of the last SessionRequest
   uint64_t handled_ = 0;                            // the last SessionResponse.sequence of this connection

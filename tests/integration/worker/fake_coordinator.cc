@@ -83,6 +83,11 @@ void FakeCoordinator::Disallow() {
   allowed_.clear();
 }
 
+void FakeCoordinator::RefuseHellos(absl::Status status) {
+  MutexLock lock(&mutex_);
+  refusal_ = std::move(status);
+}
+
 void FakeCoordinator::AcknowledgeResults(bool yes) {
   MutexLock lock(&mutex_);
   acknowledge_results_ = yes;
@@ -162,11 +167,15 @@ rpc::ServiceRegistry FakeCoordinator::Registry() {
 
 void FakeCoordinator::OnSession(const std::shared_ptr<rpc::Stream>& stream, const v1::SessionRequest& message) {
   v1::SessionResponse answer;
+  absl::Status refusal;
   {
     MutexLock lock(&mutex_);
     handled_ = message.sequence();
     requests_.push_back(message);
-    if (message.has_hello()) {
+    if (message.has_hello()) refusal = refusal_;
+    if (!refusal.ok()) {
+      changed_.NotifyAll();
+    } else if (message.has_hello()) {
       answer.mutable_welcome()->set_telemetry_credit_bytes(256 << 10);
       for (const auto& [attempt_id, fence] : allowed_) {
         v1::AllowedAttempt* allowed = answer.mutable_welcome()->add_allowed();
@@ -181,6 +190,7 @@ void FakeCoordinator::OnSession(const std::shared_ptr<rpc::Stream>& stream, cons
     }
     changed_.NotifyAll();
   }
+  if (!refusal.ok()) return stream->Close(refusal);
   if (answer.kind_case() != v1::SessionResponse::KIND_NOT_SET) SendOn(stream, answer);
   if (!message.has_hello()) return;
   for (const v1::RankResult& result : message.hello().unacknowledged()) {

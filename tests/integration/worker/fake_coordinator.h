@@ -30,6 +30,8 @@ class FakeCoordinator {
   void Allow(const std::string& attempt_id, uint64_t fence);
   void Disallow();
   void AcknowledgeResults(bool yes);
+  // Each Hello from now on is answered by the end of its session with `status`; OK: by Welcome again.
+  void RefuseHellos(absl::Status status);
   // Until Stop, parts are neither taken nor answered.
   void HoldParts();
 
@@ -71,6 +73,7 @@ class FakeCoordinator {
   uint64_t sequence_ = 0;
   uint64_t handled_ = 0;
   bool acknowledge_results_ = true;
+  absl::Status refusal_;
   bool hold_parts_ = false;
   std::vector<std::function<void(absl::StatusOr<v1::AddPartResponse>)>> held_parts_;
   std::map<std::string, uint64_t> allowed_;

@@ -133,10 +133,25 @@ class Script {
     } else if (word == "exit") {
       Flush();
       std::_Exit(std::stoi(argument));
+    } else if (word == "kill") {
+      raise(SIGKILL);  // as the kernel does for want of memory
+    } else if (word == "eat") {
+      Eat();
     } else if (word == "crash") {
       signal(SIGSEGV, SIG_DFL);
       raise(SIGSEGV);
     }
+  }
+
+  // Touches memory until it is killed for it, or until the limit that the test set must have been passed long ago.
+  void Eat() {
+    constexpr size_t kBlockBytes = 1 << 20, kBlocks = 1024;
+    static std::vector<std::vector<char>> blocks;
+    while (blocks.size() < kBlocks) blocks.emplace_back(kBlockBytes, static_cast<char>(blocks.size()));
+    std::printf("ate %zu blocks\n", blocks.size());
+    std::fflush(stdout);
+    Flush();
+    std::_Exit(70);
   }
 
   void Lease() {

@@ -302,6 +302,24 @@ TEST(CoreSessionTest, OrphansAreStoppedAfterTheGraceAndNotBefore) {
   EXPECT_EQ(core.All<StoreResult>()[0].result.failure(), v1::FAILURE_CLASS_WORKER_LOST);
 }
 
+TEST(CoreSessionTest, ALossIsNotedOnceForEachKindOfReason) {
+  CoreHarness core;
+  core.Connect();
+  core.Welcome();
+  const auto lose = [&](const std::string& reason) {
+    const size_t before = core.All<Note>().size();
+    core.Feed(SessionLost{reason});
+    return core.All<Note>().size() - before;
+  };
+  EXPECT_EQ(lose("UNAVAILABLE: connection refused"), 1u);
+  EXPECT_EQ(lose("UNAVAILABLE: connection reset"), 0u) << "twice a second while it is away";
+  EXPECT_EQ(lose("FAILED_PRECONDITION: INCOMPATIBLE_VERSION: install another"), 1u) << "it is back, and refuses";
+  EXPECT_EQ(lose("FAILED_PRECONDITION: INCOMPATIBLE_VERSION: install another"), 0u);
+  core.Connect();
+  core.Welcome();
+  EXPECT_EQ(lose("FAILED_PRECONDITION: INCOMPATIBLE_VERSION: install another"), 1u);
+}
+
 TEST(CoreSessionTest, WelcomeSetsTheOrphanGrace) {
   CoreHarness core;
   core.Connect();

@@ -48,6 +48,13 @@ TEST(DeviceProbeTest, AGpuHasOneWorker) {
   EXPECT_TRUE(DeviceLocks::Take("/nonexistent", CpuSlots(2, 1)).ok()) << "CPU slots need no lock";
 }
 
+TEST(DeviceProbeTest, KillsAreCountedByTheNamedControlGroup) {
+  const std::string path = testing::TempDir() + "/memory.events";
+  std::ofstream(path) << "low 1\nhigh 2\nmax 30\noom 4\noom_kill 17\noom_group_kill 5\n";
+  EXPECT_EQ(ReadOutOfMemoryKills(path), 17u);
+  EXPECT_EQ(ReadOutOfMemoryKills(testing::TempDir() + "/no-such-group/memory.events"), 0u);
+}
+
 TEST(DeviceProbeTest, MemoryIsKnownAndKillsNeverFall) {
   EXPECT_GT(ReadMemoryBytes(), 0u);
   const uint64_t before = ReadOutOfMemoryKills();
