@@ -117,15 +117,9 @@ absl::Status LoadWeightsFrom(const StageContext& context, const std::string& sta
     mapping.rename = [](const std::string& name) { return model::TextNameInLlava(name); };
     mapping.required = {"llm"};
   }
-  return Annotate(train::LoadWeights(mapping, source.source.get(), store), "weights of " + artifact.folder);
-}
-
-absl::Status LoadResume(const StageContext& context, train::ParameterStore* store) {
-  const std::string& folder = context.assignment->resume_folder;
-  VLM_ASSIGN_OR_RETURN(const OpenedTensors weights, OpenTensors(context.files, folder, "model"));
-  VLM_ASSIGN_OR_RETURN(const OpenedTensors optimizer, OpenTensors(context.files, folder, "optimizer"));
-  VLM_ASSIGN_OR_RETURN(const std::string json, ReadFile(context.files, folder + "/optimizer.json", uint64_t{1} << 30));
-  return Annotate(train::LoadState(weights.source.get(), optimizer.source.get(), json, store), "state of " + folder);
+  const absl::Status loaded =
+      Annotate(train::LoadWeights(mapping, source.source.get(), store), "weights of " + artifact.folder);
+  return absl::IsInvalidArgument(loaded) ? WithExitCode(loaded, ExitCode::kIncompatible) : loaded;
 }
 
 // Shared memory where all ranks are on one machine, TCP otherwise.
@@ -310,7 +304,6 @@ absl::Status BuildTraining(const StageContext& context, const ModelConfig& confi
 }
 
 absl::Status LoadStart(const StageContext& context, const ModelConfig& config, train::ParameterStore* store) {
-  if (context.assignment->resume_step > 0) return LoadResume(context, store);
   for (size_t param = 0; param < store->graph().params.size(); ++param) {
     VLM_RETURN_IF_ERROR(store->WriteParameter(static_cast<model::ParamId>(param),
                                               model::Initialize(store->graph().params[param], context.stage->seed)));

@@ -64,8 +64,8 @@ struct TrainingParts {
 absl::Status BuildTraining(const StageContext& context, const ModelConfig& config, at::Device device, uint64_t steps,
                            TrainingParts* parts);
 
-// Starting values: drawn for every parameter, then those of earlier stages over them; or, on a resume, the whole
-// state. DATA_LOSS and INVALID_ARGUMENT name tensor and folder.
+// Starting values of a stage's first attempt: drawn for every parameter, then those of earlier stages over them.
+// DATA_LOSS names file and chunk; INVALID_ARGUMENT, to end as `incompatible`, tensor and folder.
 absl::Status LoadStart(const StageContext& context, const ModelConfig& config, train::ParameterStore* store);
 
 // A loaded micro-batch as tensors that share its memory: `host` must outlive the result.

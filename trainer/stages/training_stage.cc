@@ -20,6 +20,7 @@
 #include "train/end_together.h"
 #include "trainer/exit_code.h"
 #include "trainer/stages/bad_pictures.h"
+#include "trainer/stages/resume.h"
 #include "trainer/stages/training_setup.h"
 
 namespace vlm::trainer {
@@ -31,10 +32,12 @@ constexpr int kStateVersion = 1;
 constexpr uint64_t kCurvesBytesMax = uint64_t{1} << 30;
 constexpr int kLogEverySteps = 10;
 constexpr int kFailedSavesMax = 3;  // in a row
-
-std::string CurveLine(const train::StepResult& result) {
 // A coordinator that was started again serves within a second; training waits no longer for one that is away.
 constexpr absl::Duration kWaitForService = absl::Seconds(1);
+constexpr uint64_t kTrainerStateBytesMax = 256 << 20;  // of pictures that went bad it holds the numbers
+constexpr uint64_t kFreeBytesFloor = 64 << 20;         // as the service leaves, for sums, markers and other writers
+
+std::string CurveLine(const train::StepResult& result) {
   const Json json = {{"step", result.step},
                      {"loss", result.loss},
                      {"learning_rate", result.lr},
@@ -43,6 +46,21 @@ constexpr absl::Duration kWaitForService = absl::Seconds(1);
                      {"images", result.totals.images},
                      {"skipped", result.non_finite}};
   return json.dump() + "\n";
+}
+
+// How many of the newest steps of a curve were skipped.
+int SkippedInARow(std::string_view curves) {
+  int count = 0;
+  while (!curves.empty()) {
+    curves.remove_suffix(1);  // every line ends with a newline
+    const size_t end = curves.rfind('\n');
+    const std::string_view line = curves.substr(end == std::string_view::npos ? 0 : end + 1);
+    const Json point = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (!point.is_object() || !point.value("skipped", false)) break;
+    ++count;
+    curves = curves.substr(0, curves.size() - line.size());
+  }
+  return count;
 }
 
 class TrainingRun {
@@ -94,15 +112,18 @@ class TrainingRun {
     at::set_num_threads(context_.assignment->threads);
     context_.link->SetPhase(Phase::kLoad);
     VLM_ASSIGN_OR_RETURN(data_, OpenIndexedData(context_, settings_.data.index_stage));
+    bad_pictures_.emplace(&data_->manifest);
     VLM_ASSIGN_OR_RETURN(TrainingPlan plan, PlanTraining(context_, *data_));
     plan_.emplace(std::move(plan));
     VLM_ASSIGN_OR_RETURN(config_, TrainingModelConfig(context_, *data_));
-    VLM_RETURN_IF_ERROR(ReadTrainerState());
+    VLM_RETURN_IF_ERROR(AskForFallback(context_, ReadTrainerState()));
     VLM_ASSIGN_OR_RETURN(device_, OpenDevice(context_));
     VLM_ASSIGN_OR_RETURN(parts_.collective, ConnectRanks(context_));
     VLM_RETURN_IF_ERROR(BuildTraining(context_, config_, device_, plan_->steps, &parts_));
     context_.link->WatchCollective([collective = parts_.collective.get()] { return collective->sequence(); });
-    VLM_RETURN_IF_ERROR(LoadStart(context_, config_, parts_.store.get()));
+    const bool resumes = context_.assignment->resume_step > 0;
+    VLM_RETURN_IF_ERROR(resumes ? AskForFallback(context_, LoadResume(context_, parts_.store.get()))
+                                : LoadStart(context_, config_, parts_.store.get()));
     VLM_ASSIGN_OR_RETURN(cursor_, data::Cursor::Decode(context_.assignment->resume_cursor));
     state_plan_ = train::PlanState(*parts_.store, {});
     for (const train::PlannedFile& file : state_plan_.files) {
@@ -111,7 +132,6 @@ class TrainingRun {
     }
     std::sort(frozen_files_.begin(), frozen_files_.end());
     std::fprintf(stderr, "%s: %llu steps, rank %d of %d, schedule %s\n%s\n", context_.stage->name.c_str(),
-    bad_pictures_.emplace(&data_->manifest);
                  static_cast<unsigned long long>(plan_->steps), context_.assignment->rank, context_.assignment->world,
                  parts_.step->plan_hash().c_str(), parts_.step->groups().ToString(*parts_.graph).c_str());
     return absl::OkStatus();
@@ -130,6 +150,7 @@ class TrainingRun {
     absl::StatusOr<data::Loader::Step> loaded = loader_->Next();
     data_wait_ += context_.clock->Monotonic() - start;
     if (!loaded.ok()) return WithExitCode(loaded.status(), ExitCode::kBadData);
+    std::vector<uint64_t> bad = bad_pictures_->Tell(*loaded);
     std::vector<train::MicroBatchHeader> headers;
     for (const data::HostMicroBatch& host : loaded->mine) {
       const model::MicroBatch batch = ToMicroBatch(host, data_->pixels);
@@ -137,7 +158,7 @@ class TrainingRun {
       VLM_RETURN_IF_ERROR(WithExitCode(valid, ExitCode::kBadData));
       headers.push_back(train::Describe(batch));
     }
-    VLM_RETURN_IF_ERROR(parts_.step->Announce(step, std::move(headers)));
+    VLM_RETURN_IF_ERROR(parts_.step->Announce(step, std::move(headers), std::move(bad)));
     return *std::move(loaded);
   }
 
@@ -148,8 +169,8 @@ class TrainingRun {
       batches.push_back(model::MoveTo(ToMicroBatch(host, data_->pixels), device_));
     }
     VLM_ASSIGN_OR_RETURN(const train::StepResult result, parts_.step->Step(batches));
+    VLM_RETURN_IF_ERROR(CountBadPictures(result));
     curves_ += CurveLine(result);
-    std::vector<uint64_t> bad = bad_pictures_->Tell(*loaded);
     const absl::Duration trained = context_.clock->Monotonic();
     absl::Duration saving;
     if (result.step % static_cast<uint64_t>(settings_.checkpoint.every) == 0 || result.step == plan_->steps) {
@@ -160,17 +181,25 @@ class TrainingRun {
     return CheckFinite(result);
   }
 
+  absl::Status CountBadPictures(const train::StepResult& result) {
+    VLM_ASSIGN_OR_RETURN(const uint64_t added, bad_pictures_->Add(result.step, result.bad_pictures));
+    if (added > 0 && context_.assignment->rank == 0) {
+      context_.link->AddMetric("bad_pictures", result.step, static_cast<double>(added));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status CheckFinite(const train::StepResult& result) {
     skipped_in_a_row_ = result.non_finite ? skipped_in_a_row_ + 1 : 0;
     if (settings_.nonfinite_steps_max == 0 || skipped_in_a_row_ < settings_.nonfinite_steps_max) {
       return absl::OkStatus();
     }
-    return WithExitCode(absl::InternalError(absl::StrCat(skipped_in_a_row_,
-                                                         " steps in a row had a loss or gradient that is not "
-                                                         "finite, the last one step ",
-    VLM_RETURN_IF_ERROR(CountBadPictures(result));
-                                                         result.step, "; lower the learning rate")),
-                        ExitCode::kNumeric);
+    return WithExitCode(
+        absl::InternalError(absl::StrCat(skipped_in_a_row_,
+                                         " steps in a row had a loss or gradient that is not "
+                                         "finite, the last one step ",
+                                         result.step, "; lower the learning rate, clip gradients or look at the data")),
+        ExitCode::kNumeric);
   }
 
   void Report(const train::StepResult& result, absl::Duration step_time, absl::Duration saving) {
@@ -180,14 +209,6 @@ class TrainingRun {
     const absl::Duration waited = std::exchange(data_wait_, absl::ZeroDuration());
     const double seconds = std::max(1e-9, absl::ToDoubleSeconds(step_time + waited + saving));
     // A moving average over about ten steps keeps the display readable.
-  absl::Status CountBadPictures(const train::StepResult& result) {
-    VLM_ASSIGN_OR_RETURN(const uint64_t added, bad_pictures_->Add(result.step, result.bad_pictures));
-    if (added > 0 && context_.assignment->rank == 0) {
-      context_.link->AddMetric("bad_pictures", result.step, static_cast<double>(added));
-    }
-    return absl::OkStatus();
-  }
-
     auto smooth = [&](double old, double now) { return old == 0 ? now : 0.9 * old + 0.1 * now; };
     progress_.tokens_per_second =
         smooth(progress_.tokens_per_second, static_cast<double>(result.totals.tokens) / seconds);
@@ -207,7 +228,7 @@ class TrainingRun {
     metric("gradient_norm", result.gradient_norm);
     metric("tokens", static_cast<double>(result.totals.tokens));
     metric("images", static_cast<double>(result.totals.images));
-    if (result.step % kLogEverySteps == 0 || result.step == plan_->steps) {
+    if (result.step % kLogEverySteps == 0 || result.step == plan_->steps || result.non_finite) {
       absl::FPrintF(stderr, "step %d/%d loss %.4f lr %.3g norm %.3f %.0f tokens/s%s\n", result.step, plan_->steps,
                     result.loss, result.lr, result.gradient_norm, progress_.tokens_per_second,
                     result.non_finite ? " skipped: not finite" : "");
@@ -259,20 +280,31 @@ class TrainingRun {
     if (result.status.ok()) {
       carried_.Remember(folder, result.files, frozen_files_);
     } else {
-      std::fprintf(stderr, "checkpoint of step %llu failed, training goes on: %s\n",
-                   static_cast<unsigned long long>(step), std::string(result.status.message()).c_str());
+      NoteFailedSave(step, result.status);
+      return;
     }
     MutexLock lock(&saves_mutex_);
-    failed_saves_in_a_row_ = result.status.ok() ? 0 : failed_saves_in_a_row_ + 1;
-    last_save_ = result.status;
+    failed_saves_in_a_row_ = 0;
+  }
+
+  void NoteFailedSave(uint64_t step, const absl::Status& why) {
+    std::fprintf(stderr, "checkpoint of step %llu failed, training goes on: %s\n",
+                 static_cast<unsigned long long>(step), std::string(why.message()).c_str());
+    context_.link->AddMetric("checkpoint_failed", step, 1);
+    MutexLock lock(&saves_mutex_);
+    ++failed_saves_in_a_row_;
+    last_save_ = why;
   }
 
   // A save that fails costs only itself; a disk that stays full or broken ends the attempt.
   absl::Status CheckSaves() {
     MutexLock lock(&saves_mutex_);
     if (failed_saves_in_a_row_ < kFailedSavesMax) return absl::OkStatus();
-    return WithExitCode(Annotate(last_save_, absl::StrCat(failed_saves_in_a_row_, " saves in a row failed, the last")),
-                        ExitCode::kStorage);
+    return WithExitCode(
+        Annotate(last_save_, absl::StrCat(failed_saves_in_a_row_,
+                                          " saves in a row failed; free space or mend the disk, then `vlmctl retry` "
+                                          "goes on from the last good step; the last")),
+        ExitCode::kStorage);
   }
 
   // Frozen weights are linked from the step before; the rest of this rank's state is copied.
@@ -289,13 +321,31 @@ class TrainingRun {
     return absl::OkStatus();
   }
 
-  // False: some rank still writes as much as it may hold in memory, or the service has two open steps. All ranks save,
-  // or none does: every rank says whether it has room, then rank 0 begins the step and tells the others.
+  // OK when the disk has room for the step, as far as this rank sees it.
+  absl::Status CheckDisk(uint64_t step_bytes) const {
+    VLM_ASSIGN_OR_RETURN(const uint64_t free_bytes, context_.files->FreeBytes(context_.assignment->artifacts));
+    if (free_bytes >= step_bytes + std::min(kFreeBytesFloor, step_bytes)) return absl::OkStatus();
+    return absl::ResourceExhaustedError(absl::StrCat("disk of ", context_.assignment->artifacts, " has ", free_bytes,
+                                                     " bytes free, the step needs ", step_bytes));
+  }
+
+  // False: the disk is full, some rank still writes as much as it may hold in memory, or the service has two open
+  // steps. All ranks save, or none does: every rank says whether it has room ("!" and why not: on the disk), then rank
+  // 0 begins the step and tells the others.
   absl::StatusOr<bool> BeginTogether(checkpoint::Save* save) {
     VLM_RETURN_IF_ERROR(parts_.queue->Drain());
-    VLM_ASSIGN_OR_RETURN(
-        const std::vector<std::string> room,
-        parts_.collective->AllGatherBytes(writer_.HasRoom(snapshot_bytes_max_) ? "+" : "-", "room for a save"));
+    const absl::Status disk = CheckDisk(save->step.reserve_bytes);
+    const std::string mine =
+        !disk.ok() ? "!" + std::string(disk.message()) : (writer_.HasRoom(snapshot_bytes_max_) ? "+" : "-");
+    VLM_ASSIGN_OR_RETURN(const std::vector<std::string> room,
+                         parts_.collective->AllGatherBytes(mine, "room for a save"));
+    for (size_t rank = 0; rank < room.size(); ++rank) {
+      if (!room[rank].starts_with("!")) continue;
+      const absl::Status why = absl::ResourceExhaustedError(absl::StrCat("rank ", rank, ": ", room[rank].substr(1)));
+      if (save->step.final) return WithExitCode(Annotate(why, "the last save cannot be made"), ExitCode::kStorage);
+      NoteFailedSave(save->step.step, why);
+      return false;
+    }
     const auto full = std::find(room.begin(), room.end(), "-");
     if (full != room.end()) {
       SkipSave(*save, absl::StrCat("rank ", full - room.begin(), " still writes earlier ones"));
@@ -322,6 +372,23 @@ class TrainingRun {
       return absl::AbortedError("rank 0 could not begin the checkpoint: " + all[0].substr(1));
     save->folder = all[0].substr(1);
     return all[0].starts_with("+");
+  }
+
+  // Rank 0. Training does not wait for a service that is away, except with its last step: the save is skipped. A step
+  // that was asked for without an answer may have been begun; unless it is given up before the next one, it keeps one
+  // of the two places for saves.
+  absl::StatusOr<std::string> BeginStep(const checkpoint::StepToBegin& step) {
+    const bool knows_away = unanswered_step_ > 0;
+    const absl::Duration wait =
+        step.final ? absl::InfiniteDuration() : (knows_away ? absl::ZeroDuration() : kWaitForService);
+    if (knows_away) {
+      const absl::Status given_up = context_.checkpoints->AbortStep(step.stage_uid, unanswered_step_, step.fence, wait);
+      if (absl::IsUnavailable(given_up)) return given_up;
+      unanswered_step_ = 0;  // gone, or never begun
+    }
+    absl::StatusOr<std::string> folder = context_.checkpoints->BeginStep(step, wait);
+    if (absl::IsUnavailable(folder.status())) unanswered_step_ = step.step;
+    return folder;
   }
 
   void SkipSave(const checkpoint::Save& save, const std::string& why) {
@@ -355,15 +422,19 @@ class TrainingRun {
     if (context_.assignment->resume_step == 0) return absl::OkStatus();
     last_saved_ = context_.assignment->resume_step;
     const std::string& folder = context_.assignment->resume_folder;
-    VLM_ASSIGN_OR_RETURN(const std::string text, ReadFile(context_.files, folder + "/" + kTrainerStateFile, 256 << 20));
-    VLM_ASSIGN_OR_RETURN(curves_, ReadFile(context_.files, folder + "/" + kCurvesFile, kCurvesBytesMax));
+    VLM_ASSIGN_OR_RETURN(const std::string text, ReadResumeFile(context_, kTrainerStateFile, kTrainerStateBytesMax));
+    VLM_ASSIGN_OR_RETURN(curves_, ReadResumeFile(context_, kCurvesFile, kCurvesBytesMax));
+    skipped_in_a_row_ = SkippedInARow(curves_);
     const Json state = Json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!state.is_object() || state.value("version", 0) != kStateVersion) {
       return absl::DataLossError("trainer state does not parse: " + folder);
     }
     if (state.value("fingerprint", "") != plan_->fingerprint) {
       return absl::FailedPreconditionError(
-          "the checkpoint was made with other data or settings (seed, batch sizes, model, ...): " + folder);
+          "the checkpoint was made with other data or settings (seed, batch sizes, model, ...); submit a new job, or "
+          "one "
+          "with the settings of before: " +
+          folder);
     }
     std::vector<uint64_t> bad;
     for (const Json& picture : state.value("bad_pictures", Json::array())) {
@@ -376,6 +447,7 @@ class TrainingRun {
   const StageContext& context_;
   const spec::TrainingSettings& settings_;
   std::unique_ptr<IndexedData> data_;
+  std::optional<BadPictures> bad_pictures_;
   std::optional<TrainingPlan> plan_;
   ModelConfig config_;
   at::Device device_ = at::kCPU;
@@ -387,27 +459,11 @@ class TrainingRun {
   data::Cursor cursor_;
   std::string curves_;
   uint64_t last_saved_ = 0;
+  uint64_t unanswered_step_ = 0;  // asked for, and perhaps begun; 0: none
   int skipped_in_a_row_ = 0;
   absl::Duration data_wait_;  // since the last report
   Progress progress_;
   Mutex saves_mutex_;
-  // Rank 0. Training does not wait for a service that is away, except with its last step: the save is skipped. A step
-  // that was asked for without an answer may have been begun; unless it is given up before the next one, it keeps one
-  // of the two places for saves.
-  absl::StatusOr<std::string> BeginStep(const checkpoint::StepToBegin& step) {
-    const bool knows_away = unanswered_step_ > 0;
-    const absl::Duration wait =
-        step.final ? absl::InfiniteDuration() : (knows_away ? absl::ZeroDuration() : kWaitForService);
-    if (knows_away) {
-      const absl::Status given_up = context_.checkpoints->AbortStep(step.stage_uid, unanswered_step_, step.fence, wait);
-      if (absl::IsUnavailable(given_up)) return given_up;
-      unanswered_step_ = 0;  // gone, or never begun
-    }
-    absl::StatusOr<std::string> folder = context_.checkpoints->BeginStep(step, wait);
-    if (absl::IsUnavailable(folder.status())) unanswered_step_ = step.step;
-    return folder;
-  }
-
   int failed_saves_in_a_row_ ABSL_GUARDED_BY(saves_mutex_) = 0;
   absl::Status last_save_ ABSL_GUARDED_BY(saves_mutex_);
   std::unique_ptr<data::Loader> loader_;
@@ -419,5 +475,3 @@ class TrainingRun {
 absl::Status RunTraining(const StageContext& context) { return TrainingRun(context).Run(); }
 
 }  // namespace vlm::trainer
-  uint64_t unanswered_step_ = 0;  // asked for, and perhaps begun; 0: none
-  std::optional<BadPictures> bad_pictures_;
