@@ -5,16 +5,9 @@ import pathlib
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 
-from service import ROOT, Service, TINY, wait_until, weights
-
-LONGER_STEPS = 3000  # a minute here; time enough to kill something twice on a machine ten times as fast
-ENDLESS_STEPS = 1000000  # for what is cancelled
-LONGER = ["--set", f"spec.stages[sft].train.steps={LONGER_STEPS}",
-          "--set", "spec.stages[sft].checkpoint.every=20 steps"]
-ENDLESS = [*LONGER, "--set", f"spec.stages[sft].train.steps={ENDLESS_STEPS}"]
+from service import (ENDLESS, ROOT, Service, TINY, alive, complete_steps, run_case, steps_done, wait_until, weights)
 
 
 def whole_job(binaries):
@@ -93,61 +86,6 @@ def ranks_and_zero_levels_give_equal_bits(binaries):
                 assert not different, (workers, zero, different)
 
 
-def steps(service, job):
-    return int(service.stage(job, "sft").get("progress", {}).get("done", 0))
-
-
-def a_restarted_coordinator_loses_nothing(binaries):
-    """SIGKILL of the coordinator while a stage trains: it comes back, the same trainers go on, the job ends."""
-    with Service(binaries) as service:
-        job = service.submit(*LONGER)
-        wait_until("sft trains", lambda: steps(service, job) >= 5)
-        trainers = sorted(service.trainers())
-        assert len(trainers) == 2, trainers
-        address = service.where["address"]
-        service.kill("coordinator")
-        service.start_coordinator(address)
-        service.wait_for_workers(2)
-        seen = steps(service, job)
-        wait_until("sft goes on", lambda: steps(service, job) > max(seen, 5))
-        assert sorted(service.trainers()) == trainers, (trainers, service.trainers())
-        assert service.stage(job, "sft")["state"] == "STAGE_STATE_ACTIVE", "too few steps for this test"
-        service.wait(job)
-        sft = service.stage(job, "sft")
-        assert int(sft.get("restarts", 0)) == 0 and int(sft["progress"]["done"]) == LONGER_STEPS, sft
-
-
-def complete_steps(service, job, world=2):
-    """Numbers of sft's complete checkpoints of that many ranks, ascending."""
-    listed = json.loads(service.vlmctl("checkpoint", "list", job, "-o", "json").stdout)["steps"]
-    return sorted(int(one["step"]) for one in listed if one["stage"] == "sft" and one["world"] == world
-                  and one["state"] == "STEP_STATE_COMPLETE")
-
-
-def kills_change_ranks_but_no_bit(binaries):
-    """SIGKILL of a worker, then of a trainer once the worker is back: the stage resumes from its checkpoints, from two
-    ranks on one and from one on two, and learns the weights of an undisturbed run."""
-    with Service(binaries) as service:
-        job = service.submit(*LONGER)
-        wait_until("a checkpoint of sft on two ranks", lambda: complete_steps(service, job))
-        trainers = service.trainers(of="worker-1")
-        assert trainers
-        service.kill("worker-1")
-        wait_until("its trainers end with it", lambda: not any(alive(pid) for pid in trainers), deadline_s=20)
-        wait_until("a checkpoint of sft on one rank", lambda: complete_steps(service, job, world=1))
-        service.start_worker(1)
-        service.wait_for_workers(2)
-        os.kill(service.trainers(of="worker-0")[0], signal.SIGKILL)
-        service.wait(job)
-        sft = service.stage(job, "sft")
-        assert int(sft["restarts"]) == 2 and sft["world"] == 2, sft
-        disturbed = weights(service.artifact(job, "sft"))
-    with Service(binaries) as service:
-        job = service.submit(*LONGER)
-        service.wait(job)
-        assert weights(service.artifact(job, "sft")) == disturbed
-
-
 RETRIED = """
 apiVersion: vlm/v1
 kind: TrainingJob
@@ -189,14 +127,6 @@ def a_failed_job_succeeds_after_retry(binaries):
         assert refused.returncode == 9, "there is nothing to retry"
 
 
-def alive(pid):
-    """A zombie, whose parent has yet to look, is not."""
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def stored_log(service, job, stage):
     """What the coordinator has of rank 0's log: logs may come after the news that their rank has ended."""
     done = service.vlmctl("logs", job, "--stage", stage, check=False)
@@ -221,7 +151,7 @@ def follow_logs_and_cancel(binaries):
         follower = subprocess.Popen([service.bin / "vlmctl", "--state-dir", service.folder / "coordinator", "submit",
                                      TINY, "--follow", *ENDLESS], stdout=subprocess.PIPE, text=True)
         job = re.match(r"job (\S+) submitted\n", follower.stdout.readline()).group(1)
-        wait_until("sft trains", lambda: steps(service, job) >= 5)
+        wait_until("sft trains", lambda: steps_done(service, job) >= 5)
         trainers = service.trainers()
         assert len(trainers) == 2, trainers
         service.vlmctl("cancel", job, "--note", "enough seen")
@@ -358,9 +288,4 @@ def a_bad_job_file_is_refused_with_its_place(binaries):
         assert not json.loads(service.vlmctl("list", "-o", "json").stdout).get("jobs"), "stored all the same"
 
 
-def main():
-    case, binaries = sys.argv[1:]
-    globals()[case](binaries)
-
-
-main()
+run_case(globals())

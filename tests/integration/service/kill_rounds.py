@@ -1,0 +1,268 @@
+"""Rounds of SIGKILL on the small job: every victim, at random moments and at named places, with a seed.
+
+A round is one victim: a trainer, a worker, the coordinator, or all of them at once. It runs the job, kills, starts
+again what a person would, and goes on until every kill of its plan is done; a job that ends before is followed by
+another.
+After each kill and at each job's end it looks for what was lost and for what is half done.
+"""
+import collections
+import contextlib
+import dataclasses
+import os
+import random
+import signal
+import time
+
+from service import Service, alive, process_stat, wait_until, weights
+
+# README.md says where each of them is.
+SAVE = ["save.file_written", "save.file_renamed", "save.file_done", "save.part_done", "commit.parts", "commit.checked",
+        "commit.stored"]
+END = ["rank.done", "result.known", "result.stored", "publish.asked", "publish.answered"]
+VICTIMS = ["trainer", "worker", "coordinator", "everything"]
+TRAINED = ["pretrain", "align", "sft"]
+GONE = (3, 9)  # exit codes of vlmctl: no such step, or one that is being deleted
+FINAL = {"STAGE_STATE_SUCCEEDED", "STAGE_STATE_REUSED"}
+
+# As many restarts as there are kills, at once: what is shown is that nothing is lost, not when the service gives up.
+JOB = ["--set", "spec.stages[sft].train.steps=300", "--set", "spec.stages[sft].checkpoint.every=10 steps",
+       "--set", "spec.stages[pretrain].train.steps=40",
+       "--set", "spec.retry=[{on: [crash, storage, hang, start_timeout, worker_lost, peer_lost], limit: unlimited}]",
+       "--set", "spec.stop_if.no_progress_restarts=1000"]
+
+
+@dataclasses.dataclass
+class Kill:
+    place: str  # "random", "save" or "end"
+    point: str = ""  # of "random" none
+    occurrence: int = 1
+    after_s: float = 0  # of "random"
+
+
+@dataclasses.dataclass
+class Result:
+    """What came of one kill."""
+    victim: str
+    kill: Kill
+    recovered_s: float  # until the job was seen to be further than before
+
+
+def owner(point):
+    """The kind of process that passes a point."""
+    return {"save": "trainer", "rank": "trainer", "result": "worker"}.get(point.split(".")[0], "coordinator")
+
+
+def end_points(victim):
+    """When a rank's result is known or published, its process is gone already."""
+    return ["rank.done"] if victim == "trainer" else END
+
+
+def make_plan(victim, rng, points_each=None):
+    """Ends of stages come first, since each stage has one; all points, or `points_each` of each place."""
+    def chosen(points):
+        return rng.sample(points, min(len(points), points_each or len(points)))
+    plan = [Kill("random", after_s=rng.uniform(0, 2.5))]
+    plan += [Kill("end", point) for point in chosen(end_points(victim))]
+    plan += [Kill("save", point, rng.randint(1, 6) if point.startswith("save.file") else rng.randint(1, 2))
+             for point in chosen(SAVE)]
+    plan += [Kill("random", after_s=rng.uniform(0, 2.5))]
+    return plan
+
+
+def undisturbed(binaries):
+    """The weights that every job must end with."""
+    with Service(binaries) as service:
+        job = service.submit(*JOB)
+        service.wait(job)
+        return {stage: weights(service.artifact(job, stage)) for stage in TRAINED}
+
+
+class Snapshot:
+    """What the service has acknowledged of a job."""
+
+    def __init__(self, service, job):
+        self.stages = {stage["name"]: stage for stage in service.job(job)["stages"]}
+        self.committed = collections.Counter()
+        for step in service.steps(job):
+            if step["state"] == "STEP_STATE_COMPLETE":
+                self.committed[step["stage"]] = max(self.committed[step["stage"]], int(step["step"]))
+
+    def finals(self):
+        return {name: stage["artifact_digest"] for name, stage in self.stages.items() if stage["state"] in FINAL}
+
+    def check_nothing_lost(self, before):
+        assert before.finals().items() <= self.finals().items(), (before.finals(), self.finals())
+        for stage, step in before.committed.items():
+            assert self.committed[stage] >= step, f"{stage} had committed step {step}, has {self.committed[stage]}"
+        for name, stage in before.stages.items():
+            assert int(self.stages[name].get("fence", 0)) >= int(stage.get("fence", 0)), (name, stage)
+
+    def further_than(self, *others):
+        """A stage has ended, or done more than in all of these, whatever the attempt."""
+        return all(len(self.finals()) > len(other.finals()) for other in others) or any(
+            all(steps_of(stage) > steps_of(other.stages[name]) for other in others)
+            for name, stage in self.stages.items())
+
+
+def steps_of(stage):
+    return int(stage.get("progress", {}).get("done", 0))
+
+
+class JobEnd:
+    """Knows when a job has ended, also while the coordinator cannot be asked."""
+
+    def __init__(self, service, job):
+        self.service, self.job = service, job
+        self.waiter = service.start_vlmctl("wait", job, "--timeout", "1h")
+
+    def __call__(self):
+        if self.waiter.poll() is None:
+            return False
+        assert self.waiter.returncode == 0, self.service.vlmctl("describe", self.job).stdout
+        return True
+
+
+class Round:
+    def __init__(self, binaries, victim, seed, points_each=None):
+        self.binaries, self.victim = binaries, victim
+        self.rng = random.Random(f"{seed} {victim}")
+        self.plan = collections.deque(make_plan(victim, self.rng, points_each))
+        self.results = []
+        self.before = None  # what was acknowledged the last time that it was asked before a kill
+        self.jobs = 0
+
+    def run(self, reference):
+        while self.plan:
+            with Service(self.binaries, crash_points=True) as service:
+                job = service.submit(*JOB)
+                ended = JobEnd(service, job)
+                self.jobs += 1
+                while self.plan and self.strike(service, job, ended):
+                    self.plan.popleft()
+                service.unset_points()
+                service.wait(job)
+                check_job(service, job, reference)
+        return self.results
+
+    def strike(self, service, job, ended):
+        """The plan's next kill: kills, restores, checks. False when the job ended before."""
+        kill = self.plan[0]
+        trains = kill.place != "save"
+        while not trains and not ended():
+            trains = any(service.stage(job, name)["state"] == "STAGE_STATE_ACTIVE" for name in TRAINED)
+        if ended():
+            return False
+        self.before = Snapshot(service, job)
+        killed = (self.kill_at_random if kill.place == "random" else self.kill_at_point)(service, job, kill, ended)
+        if killed is None:
+            return False
+        killed_at = time.monotonic()
+        # The job goes on with the other worker alone, or once this one is back.
+        late = len(killed) == 1 and killed[0].startswith("worker") and self.rng.random() < 0.5
+        if not late:
+            restore(service, killed)
+        after = Snapshot(service, job)
+        after.check_nothing_lost(self.before)
+        wait_until(f"the job moves after {kill}",
+                   lambda: ended() or Snapshot(service, job).further_than(self.before, after))
+        self.results.append(Result(self.victim, kill, time.monotonic() - killed_at))
+        print(f"  {self.victim:12} {kill.place:7} {kill.point or f'after {kill.after_s:.1f} s':18} "
+              f"moves again after {self.results[-1].recovered_s:.1f} s", flush=True)
+        if late:
+            restore(service, killed)
+        return True
+
+    def kill_at_random(self, service, job, kill, ended):
+        """The names of the processes that are gone; None when the job ended before."""
+        time.sleep(kill.after_s)
+        if self.victim == "trainer":
+            wait_until("a trainer runs", lambda: ended() or living_trainers(service))
+        self.before = Snapshot(service, job)
+        return None if ended() else self.kill_now(service, None)
+
+    def kill_at_point(self, service, job, kill, ended):
+        """Waits until the point is reached. The process that reached it stands still there, or is killed by itself."""
+        itself = self.victim == owner(kill.point)
+        service.set_point(kill.point, "kill" if itself else "freeze", kill.occurrence)
+        pid = wait_until(f"{kill.point} is reached", lambda: service.reached(kill.point) or (ended() and -1))
+        if pid == -1:
+            service.unset_points()
+            return None
+        if itself and self.victim == "trainer":
+            return []
+        if itself:
+            name = next(name for name, process in service.processes.items() if process.pid == pid)
+            service.kill(name)  # it is dead, or just about to be
+            return [name]
+        wait_until("its process stands still", lambda: process_stat(pid)[0] in ("T", ""), deadline_s=20)
+        if owner(kill.point) != "coordinator":
+            check_no_half_step(service, job)
+            self.before = Snapshot(service, job)
+        killed = self.kill_now(service, pid if owner(kill.point) == "trainer" else None)
+        with contextlib.suppress(ProcessLookupError):  # with its worker, a trainer is gone too
+            os.kill(pid, signal.SIGCONT)
+        return killed
+
+    def kill_now(self, service, trainer):
+        """The names of the processes that are gone; `trainer` is the one at the point, if it is one."""
+        if self.victim == "trainer":
+            chosen = trainer or self.rng.choice(living_trainers(service))
+            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(chosen, signal.SIGKILL)
+            return []
+        killed = ["coordinator"]
+        if self.victim == "worker":
+            workers = sorted(name for name in service.processes if name.startswith("worker"))
+            killed = [service.worker_of(trainer) if trainer and alive(trainer) else self.rng.choice(workers)]
+        elif self.victim == "everything":
+            killed = sorted(name for name in service.processes if name.startswith(("coordinator", "worker")))
+        service.kill(*killed)
+        return killed
+
+
+def living_trainers(service):
+    return sorted(pid for pid in service.trainers() if alive(pid))
+
+
+def restore(service, names):
+    """Starts again what was killed, the coordinator first."""
+    if "coordinator" in names:
+        service.start_coordinator(service.where["address"])
+    for name in names:
+        if name.startswith("worker"):
+            service.start_worker(int(name.split("-")[1]))
+
+
+def check_no_half_step(service, job):
+    """In the middle of a save: every step that is called complete is whole."""
+    for step in complete(service, job):
+        verify(service, job, step)
+
+
+def complete(service, job):
+    return [step for step in service.steps(job) if step["state"] == "STEP_STATE_COMPLETE"]
+
+
+def verify(service, job, step):
+    name = f"{step['stage']}@{step['step']}"
+    done = service.vlmctl("checkpoint", "verify", job, name, check=False)
+    if done.returncode in GONE:  # the commit of a later one has removed it meanwhile
+        later = [other for other in complete(service, job) if other["stage"] == step["stage"]]
+        assert later and all(int(other["step"]) > int(step["step"]) for other in later), (name, later)
+        return
+    assert done.returncode == 0, f"{name} does not verify:\n{done.stdout}{done.stderr}"
+
+
+def check_job(service, job, reference):
+    """A job that has ended: its weights, its steps, its folders."""
+    for stage, expected in reference.items():
+        found = weights(service.artifact(job, stage))
+        different = [name for name in expected if expected[name] != found.get(name)]
+        assert not different and found.keys() == expected.keys(), (stage, different, sorted(found))
+    steps = wait_until("no step is being written or deleted", lambda: (found := service.steps(job)) and all(
+        step["state"] == "STEP_STATE_COMPLETE" for step in found) and found)
+    for step in steps:
+        verify(service, job, step)
+    listed = {step["folder"] for step in steps}
+    on_disk = {str(folder) for folder in (service.folder / "artifacts/jobs" / job).glob("*/step-*")}
+    assert on_disk == listed, f"folders without a row: {on_disk - listed}; rows without a folder: {listed - on_disk}"
