@@ -35,9 +35,9 @@ class DeviceLocks {
 // Physical memory in bytes; 0 when the system does not say.
 uint64_t ReadMemoryBytes();
 
-// Processes killed for memory so far: `oom_kill` of the file `memory_events` of a cgroup (v2), or, when that is empty, of
-// this process's own cgroup (v2), else of the whole machine (/proc/vmstat), else 0. Two readings tell whether one of a
-// time was.
+// Processes killed for memory so far: `oom_kill` of the file `memory_events` of a cgroup (v2), or, when that is empty,
+// of this process's own cgroup (v2), else of the whole machine (/proc/vmstat), else 0. Two readings tell whether one of
+// a time was.
 uint64_t ReadOutOfMemoryKills(const std::string& memory_events = "");
 
 }  // namespace vlm::worker
