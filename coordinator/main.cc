@@ -51,7 +51,7 @@ void AddOptions(vlm::coordinator::ServerOptions* options, std::string* log_level
                   "Stored log bytes of all jobs; at the limit, logs of ended attempts go, longest unwritten first")
       ->capture_default_str();
   app->add_option("--free-space-floor", options->free_space_floor_bytes,
-                  "Bytes free on the state folder's disk below which no new job is taken; what runs goes on. 0: no floor")
+                  "Bytes free on the state folder's disk below which no new job is taken; what runs goes on. 0: none")
       ->capture_default_str();
   app->add_option("--ballast-bytes", options->ballast_bytes,
                   "Bytes kept aside on that disk, given up by a start on a full one. 0: none")
