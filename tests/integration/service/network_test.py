@@ -11,8 +11,7 @@ STEPS = ["--set", "spec.stages[sft].train.steps=400", "--set", "spec.stages[sft]
 
 
 def node_states(service):
-    nodes = json.loads(service.vlmctl("node", "list", "-o", "json").stdout)["nodes"]
-    return sorted(node["state"].removeprefix("NODE_STATE_") for node in nodes)
+    return sorted(node["state"].removeprefix("NODE_STATE_") for node in service.nodes())
 
 
 def a_worker_that_is_cut_off_is_replaced_and_taken_back(binaries):

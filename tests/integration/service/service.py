@@ -156,6 +156,9 @@ class Service:
         assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{self.vlmctl('describe', job_id).stdout}"
         return self.job(job_id)
 
+    def nodes(self):
+        return json.loads(self.vlmctl("node", "list", "-o", "json").stdout)["nodes"]
+
     def steps(self, job_id):
         """Every checkpoint of the job, as the catalog has it."""
         return json.loads(self.vlmctl("checkpoint", "list", job_id, "-o", "json").stdout).get("steps", [])

@@ -89,6 +89,7 @@ def a_stopped_worker_is_replaced_and_wakes_too_late(binaries):
         service.processes[worker].send_signal(signal.SIGCONT)
         service.wait_for_workers(2)
         wait_until("the old rank is ended", lambda: not alive(pid), deadline_s=30)
+        wait_until("both slots are free", lambda: [node.get("slots_free") for node in service.nodes()] == [1, 1])
         assert what_counts(service, job) == before
         assert service.job(job) == told
         assert folders_without_a_row(service, job) == [], "the rank that woke made its step's folder again"
@@ -146,6 +147,8 @@ def a_coordinator_that_is_away_costs_no_step(binaries):
         service.wait_for_workers(2)
         wait_until("sft goes on", lambda: steps_done(service, job) > back_at)
         wait_until("and commits again", lambda: complete_steps(service, job)[-1:] > [back_at])
+        wait_until("no save that was begun and skipped keeps a place", lambda: all(
+            int(step["step"]) > back_at for step in service.steps(job) if step["state"] == "STEP_STATE_WRITING"))
         after = service.stage(job, "sft")
         assert sorted(service.trainers()) == trainers and after["fence"] == fence, after
         assert int(after.get("restarts", 0)) == 0, after
