@@ -12,6 +12,7 @@
 #include "base/crash_point.h"
 #include "base/version.h"
 #include "spec/canonical.h"
+#include "train/process_memory.h"
 #include "trainer/chat.h"
 #include "trainer/exit_code.h"
 #include "trainer/stages/run_stage.h"
@@ -107,6 +108,7 @@ int main(int argc, char** argv) {
     std::printf("vlm-trainer %s\n", vlm::kVersion);
     return 0;
   }
+  vlm::train::ReuseTensorMemory();
   if (chat->parsed()) {
     const absl::StatusOr<std::string> answer = vlm::trainer::Chat(chat_options);
     if (!answer.ok()) {
