@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "spec/parse.h"
+#include "spec/plain_yaml.h"
 
 namespace vlm::spec {
 namespace {
@@ -200,21 +201,22 @@ bool CheckBytes(std::string_view text, const std::string& source, Diagnostics* d
                       ""});
     return false;
   }
-  int32_t line = 1, column = 1;
-  for (size_t i = 0; i < text.size(); ++column) {
-    const size_t length = Utf8Length(text.substr(i));
+  for (size_t i = 0; i < text.size();) {
     const char c = text[i];
-    const bool control = static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' && c != '\r';
+    if ((c >= 0x20 && c < 0x7f) || c == '\n') {  // nearly every one
+      ++i;
+      continue;
+    }
+    const size_t length = Utf8Length(text.substr(i));
+    const bool control = static_cast<unsigned char>(c) < 0x20 && c != '\t' && c != '\r';
     if (length == 0 || control || c == '\x7f') {
+      const auto line = static_cast<int32_t>(std::count(text.begin(), text.begin() + i, '\n'));
+      const size_t start = text.substr(0, i).rfind('\n') + 1;  // 0 without one
       diagnostics->Add({"",
-                        {source, line, column},
+                        {source, line + 1, LineTable(text).Column(line, static_cast<int32_t>(i - start))},
                         length == 0 ? "the file is not UTF-8 text" : "control characters are not allowed",
                         ""});
       return false;
-    }
-    if (c == '\n') {
-      ++line;
-      column = 0;
     }
     i += length;
   }
@@ -302,6 +304,12 @@ YamlNode ScalarNode(std::string scalar, Place at, bool quoted) {
 }
 
 std::optional<YamlNode> ReadYaml(std::string_view text, const std::string& source, Diagnostics* diagnostics) {
+  if (!CheckBytes(text, source, diagnostics)) return std::nullopt;
+  std::optional<YamlNode> plain = ReadPlainYaml(text, std::make_shared<const std::string>(source));
+  return plain ? std::move(plain) : ReadAnyYaml(text, source, diagnostics);
+}
+
+std::optional<YamlNode> ReadAnyYaml(std::string_view text, const std::string& source, Diagnostics* diagnostics) {
   if (!CheckBytes(text, source, diagnostics) || !CheckFlowDepth(text, source, diagnostics)) return std::nullopt;
   const LineTable lines(text);
   TreeBuilder builder(lines, std::make_shared<const std::string>(source), diagnostics);

@@ -58,6 +58,9 @@ YamlNode ScalarNode(std::string scalar, Place at, bool quoted = false);
 // Memory and time are linear in the text. Thread-safe.
 std::optional<YamlNode> ReadYaml(std::string_view text, const std::string& source, Diagnostics* diagnostics);
 
+// The same by yaml-cpp alone: what ReadYaml does with texts that are not plain (spec/plain_yaml.h).
+std::optional<YamlNode> ReadAnyYaml(std::string_view text, const std::string& source, Diagnostics* diagnostics);
+
 }  // namespace vlm::spec
 
 #endif  // VLM_SPEC_YAML_NODE_H_
