@@ -74,11 +74,14 @@ void CoordinatorMetrics::Restored(std::string_view family, std::string_view key,
 void CoordinatorMetrics::Decisions(const Outputs& outputs, Now now) {
   MutexLock lock(&mutex_);
   for (const v1::Event& event : outputs.events) registry_->Add("vlm_events_total", {{"kind", event.kind()}}, 1);
-  // An attempt's row may stand before or after its stage's in one batch.
+  // An attempt's row may stand before or after its stage's in one batch. With ten thousands of stages stored, nothing
+  // here may look at all of them.
+  std::vector<std::string> ended;
   for (const Mutation& write : outputs.writes) {
     v1::StageRecord record;
     if (write.family == kStageFamily && write.value.has_value() && record.ParseFromString(*write.value)) {
       OnStageRow(record);
+      if (IsFinal(record.state())) ended.push_back(record.stage_uid());
     }
   }
   for (const Mutation& write : outputs.writes) {
@@ -98,18 +101,31 @@ void CoordinatorMetrics::Decisions(const Outputs& outputs, Now now) {
     if (event.kind() != "step.committed") continue;
     registry_->Add("vlm_step_commits_total", {}, 1);
     registry_->Set("vlm_last_step_commit_timestamp_seconds", {}, absl::ToDoubleSeconds(now.wall - absl::UnixEpoch()));
-    for (auto& [uid, account] : stages_) {
-      if (account.job == event.job_id() && account.stage == event.stage()) Good(&account, now.monotonic);
+    if (StageAccount* const account = Named(event.job_id(), event.stage()); account != nullptr) {
+      Good(account, now.monotonic);
     }
   }
-  std::erase_if(stages_, [](const auto& stage) { return stage.second.final; });
+  for (const std::string& uid : ended) {
+    const auto account = stages_.find(uid);
+    if (account == stages_.end()) continue;
+    const auto named = uids_.find({account->second.job, account->second.stage});
+    if (named != uids_.end() && named->second == uid) uids_.erase(named);
+    stages_.erase(account);
+  }
+}
+
+CoordinatorMetrics::StageAccount* CoordinatorMetrics::Named(const std::string& job, const std::string& stage) {
+  const auto uid = uids_.find({job, stage});
+  if (uid == uids_.end()) return nullptr;
+  const auto account = stages_.find(uid->second);
+  return account == stages_.end() ? nullptr : &account->second;
 }
 
 void CoordinatorMetrics::OnStageRow(const v1::StageRecord& record) {
   StageAccount& account = stages_[record.stage_uid()];
-  account.final = IsFinal(record.state());
   account.job = record.job_id();
   account.stage = record.name();
+  uids_[{account.job, account.stage}] = record.stage_uid();
 }
 
 void CoordinatorMetrics::OnAttemptRow(const v1::AttemptRecord& record, absl::Duration now) {
@@ -229,11 +245,10 @@ std::vector<std::pair<std::string, std::string>> CoordinatorMetrics::RunningStag
 
 void CoordinatorMetrics::StageProgress(const std::string& job, const std::string& stage, const v1::Progress& progress) {
   MutexLock lock(&mutex_);
-  for (const auto& [uid, account] : stages_) {
-    if (account.job != job || account.stage != stage || account.state != v1::ATTEMPT_STATE_RUNNING) continue;
-    registry_->Set("vlm_stage_steps_done", {{"job", job}, {"stage", stage}}, static_cast<double>(progress.done()));
-    registry_->Set("vlm_stage_steps_planned", {{"job", job}, {"stage", stage}}, static_cast<double>(progress.total()));
-  }
+  const StageAccount* const account = Named(job, stage);
+  if (account == nullptr || account->state != v1::ATTEMPT_STATE_RUNNING) return;
+  registry_->Set("vlm_stage_steps_done", {{"job", job}, {"stage", stage}}, static_cast<double>(progress.done()));
+  registry_->Set("vlm_stage_steps_planned", {{"job", job}, {"stage", stage}}, static_cast<double>(progress.total()));
 }
 
 }  // namespace vlm::coordinator

@@ -54,8 +54,9 @@ class CoordinatorMetrics {
     v1::AttemptState state = v1::ATTEMPT_STATE_UNSPECIFIED;
     int32_t world = 0;
     absl::Duration mark;  // rank-seconds before this are accounted for
-    bool final = false;
   };
+  // Null when no unfinished stage has that name.
+  StageAccount* Named(const std::string& job, const std::string& stage) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnStageRow(const v1::StageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnAttemptRow(const v1::AttemptRecord& record, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Good(StageAccount* account, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -65,6 +66,7 @@ class CoordinatorMetrics {
   telemetry::MetricRegistry* const registry_;
   mutable Mutex mutex_;
   std::map<std::string, StageAccount> stages_ ABSL_GUARDED_BY(mutex_);  // by stage_uid; unfinished ones
+  std::map<std::pair<std::string, std::string>, std::string> uids_ ABSL_GUARDED_BY(mutex_);  // of them, by job and name
   std::map<std::string, uint64_t> restarts_seen_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, absl::Duration> waited_seen_ ABSL_GUARDED_BY(mutex_);
   int watchers_ ABSL_GUARDED_BY(mutex_) = 0;
