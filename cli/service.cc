@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "rpc/retry.h"
 
 namespace vlm::cli {
 namespace {
@@ -11,8 +12,9 @@ namespace {
 constexpr int kJobsPageSize = 1000;
 constexpr int kPagesMax = 1000;  // a service that never ends its list is not followed for ever
 
+// A refusal that names no delay (a full disk, say) is an answer: a person must see it.
 bool IsAway(const absl::Status& status) {
-  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || rpc::RetryDelayOf(status).has_value();
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "rpc/bad_request.h"
+#include "rpc/retry.h"
 #include "tests/unit/cli/cli_fixture.h"
 
 namespace vlm::cli {
@@ -52,6 +53,19 @@ TEST_F(JobVerbsTest, ALostAnswerIsAskedForAgainWithTheSameRequest) {
   for (const v1::SubmitJobRequest& request : coordinator_.submitted()) EXPECT_EQ(request.request_id(), "request-1");
   EXPECT_EQ(coordinator_.jobs_stored(), 1u);
   EXPECT_THAT(err(), HasSubstr("trying again"));
+}
+
+TEST_F(JobVerbsTest, ARefusalIsShownAtOnceUnlessItNamesADelay) {
+  const std::string file = WriteFile("job.yaml", kJobYaml);
+  coordinator_.RefuseSubmits(absl::ResourceExhaustedError("no new jobs while the coordinator's disk is nearly full"));
+  EXPECT_NE(Run({"submit", file, "-q"}), 0);
+  EXPECT_EQ(coordinator_.submits(), 1);
+  EXPECT_THAT(err(), HasSubstr("no new jobs while the coordinator's disk is nearly full"));
+  coordinator_.RefuseSubmits(
+      rpc::WithRetryDelay(absl::ResourceExhaustedError("too many calls wait"), absl::Milliseconds(1)));
+  executor_->PostAfter(absl::Milliseconds(120), [this] { coordinator_.RefuseSubmits(absl::OkStatus()); });
+  EXPECT_EQ(Run({"submit", file, "-q"}), 0) << err();
+  EXPECT_EQ(coordinator_.jobs_stored(), 1u);
 }
 
 TEST_F(JobVerbsTest, SubmitWaitsForACoordinatorThatIsAway) {
