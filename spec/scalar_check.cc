@@ -52,7 +52,7 @@ ScalarResult Choice(const YamlNode& node, const Field& row) {
   if (std::find(later.begin(), later.end(), node.scalar) != later.end()) {
     return {nullptr, absl::StrCat("not supported yet: '", node.scalar, "'"), supported};
   }
-  const std::string nearest = Nearest(node.scalar, words);
+  const std::string nearest = row.type == ValueType::kIntegerChoice ? "" : Nearest(node.scalar, words);
   return {nullptr, absl::StrCat("unknown value: ", node.Describe()),
           nearest.empty() ? supported : absl::StrCat("did you mean '", nearest, "'?")};
 }

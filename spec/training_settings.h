@@ -77,7 +77,7 @@ struct TrainSettings {
   double clip = 0;  // global gradient norm; 0: no clipping
   double label_smoothing = 0;
   Precision precision = Precision::kFp32;
-  int32_t zero = 2;  // 0 or 2
+  int32_t zero = 2;  // 0 to 3
   bool overlap = false;
   bool recompute = false;
   std::vector<std::string> trainable;  // "all", "llm", "vision", "connector", "llm.blocks[-4:]"

@@ -160,4 +160,14 @@ SlotPlan PlanSlots(const std::vector<BucketSpec>& buckets) {
   return plan;
 }
 
+SlotPlan OwnSlots(const std::vector<BucketSpec>& buckets) {
+  SlotPlan plan{std::vector<int>(buckets.size(), -1), {}};
+  for (size_t id = 0; id < buckets.size(); ++id) {
+    if (!buckets[id].trainable || !buckets[id].reached) continue;
+    plan.slot_of_bucket[id] = static_cast<int>(plan.slot_numel.size());
+    plan.slot_numel.push_back(buckets[id].numel);
+  }
+  return plan;
+}
+
 }  // namespace vlm::train

@@ -53,6 +53,8 @@ struct SlotPlan {
   std::vector<int64_t> slot_numel;
 };
 SlotPlan PlanSlots(const std::vector<BucketSpec>& buckets);
+// A slot for every bucket: no backward waits for a reduction.
+SlotPlan OwnSlots(const std::vector<BucketSpec>& buckets);
 
 // Nodes from which a result can be reached; the others never run.
 std::vector<bool> ReachingNodes(const model::Graph& graph, const std::vector<model::ValueId>& results);

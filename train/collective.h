@@ -45,7 +45,9 @@ class Collective {
   virtual absl::Status ReduceScatterAdd(const at::Tensor& send, bool contributes, at::Tensor accumulator,
                                         std::string_view tag) = 0;
   // Fills `full` (numel) on every rank from the ranks' shards; this rank's shard is read from `shard`
-  // (numel/world; may alias its place in `full`). Any type.
+  // (numel/world; may alias its place in `full`). Any type. On every rank alike, memory from Allocate is `full`, the
+  // whole of `shard`, or neither; the first two spare a copy where peers read in place. Written as raw memory: autograd
+  // is told by the caller, when there is something to tell.
   virtual absl::Status AllGather(const at::Tensor& shard, at::Tensor full, std::string_view tag) = 0;
   // Host bytes of any length from each rank, to each rank, in rank order. For headers and small facts.
   virtual absl::StatusOr<std::vector<std::string>> AllGatherBytes(std::string_view mine, std::string_view tag) = 0;

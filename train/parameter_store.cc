@@ -30,7 +30,8 @@ ParameterStore::ParameterStore(const model::Graph* graph, std::vector<BucketSpec
       queue_(queue),
       location_(graph->params.size()),
       state_(buckets_.size()),
-      slot_plan_(PlanSlots(buckets_)) {
+      gather_buffers_(options.compute, options.device),
+      slot_plan_(options.zero == ZeroLevel::kZero1 ? OwnSlots(buckets_) : PlanSlots(buckets_)) {
   for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
     for (const ParamRange& range : buckets_[id].ranges) {
       VLM_CHECK(range.begin == 0 && range.end == NumElements(graph->params[range.param].shape),
@@ -68,24 +69,37 @@ absl::StatusOr<at::Tensor> ParameterStore::AllocateShared(int64_t numel, at::Sca
   return tensor.zero_();
 }
 
-absl::Status ParameterStore::AllocateBucket(BucketId id) {
+absl::Status ParameterStore::AllocateParameters(BucketId id) {
   const BucketSpec& spec = buckets_[id];
   BucketState& state = state_[id];
-  const auto fp32 = at::TensorOptions().dtype(at::kFloat).device(options_.device);
-  const bool sharded = options_.zero == ZeroLevel::kZero2;
-  VLM_CHECK(spec.numel % (kBlockElements * world()) == 0, "buckets were planned for another number of ranks");
-  if (Optimized(id) && sharded) {
+  if (shards_parameters()) {
+    VLM_ASSIGN_OR_RETURN(state.shard, AllocateShared(spec.numel / world(), options_.compute,
+                                                     absl::StrCat("shard of the parameters of ", spec.name)));
+    state.parameters = EmptyHandle(spec.numel, options_.compute, options_.device);
+    resident_.parameters += Bytes(state.shard);
+    return absl::OkStatus();
+  }
+  if (Optimized(id) && shards_state()) {
     VLM_ASSIGN_OR_RETURN(state.parameters,
                          AllocateShared(spec.numel, options_.compute, absl::StrCat("parameters of ", spec.name)));
   } else {
-    state.parameters = at::zeros({spec.numel}, fp32.dtype(options_.compute));
+    state.parameters = at::zeros({spec.numel}, at::TensorOptions().dtype(options_.compute).device(options_.device));
   }
   resident_.parameters += Bytes(state.parameters);
-  if (!Optimized(id)) return absl::OkStatus();
-  const int64_t owned = sharded ? spec.numel / world() : spec.numel;
-  state.begin = sharded ? rank() * owned : 0;
+  return absl::OkStatus();
+}
+
+absl::Status ParameterStore::AllocateBucket(BucketId id) {
+  const BucketSpec& spec = buckets_[id];
+  BucketState& state = state_[id];
+  VLM_CHECK(spec.numel % (kBlockElements * world()) == 0, "buckets were planned for another number of ranks");
+  VLM_RETURN_IF_ERROR(AllocateParameters(id));
+  const int64_t owned = shards_state() ? spec.numel / world() : spec.numel;
+  state.begin = shards_state() ? rank() * owned : 0;
   state.end = state.begin + owned;
-  if (sharded) {
+  if (!Optimized(id)) return absl::OkStatus();
+  const auto fp32 = at::TensorOptions().dtype(at::kFloat).device(options_.device);
+  if (shards_state()) {
     state.accumulator = at::zeros({owned}, fp32);
   } else {
     VLM_ASSIGN_OR_RETURN(state.accumulator,
@@ -93,11 +107,16 @@ absl::Status ParameterStore::AllocateBucket(BucketId id) {
   }
   state.first_moment = at::zeros({owned}, fp32);
   state.second_moment = at::zeros({owned}, fp32);
-  state.master = has_separate_master() ? at::zeros({owned}, fp32) : state.parameters.narrow(0, state.begin, owned);
+  state.master = has_separate_master() ? at::zeros({owned}, fp32) : OwnedParameters(id);
   resident_.gradients += Bytes(state.accumulator);
   resident_.moments += Bytes(state.first_moment) + Bytes(state.second_moment);
   if (has_separate_master()) resident_.master += Bytes(state.master);
   return absl::OkStatus();
+}
+
+at::Tensor ParameterStore::OwnedParameters(BucketId id) const {
+  const BucketState& state = state_[id];
+  return shards_parameters() ? state.shard : state.parameters.narrow(0, state.begin, state.end - state.begin);
 }
 
 absl::Status ParameterStore::AllocateSlots() {
@@ -128,6 +147,7 @@ Ticket ParameterStore::SubmitCounted(std::atomic<int64_t>* bytes, std::function<
 Ledger ParameterStore::ledger() const {
   Ledger ledger;
   ledger.resident = resident_;
+  ledger.resident.gathered = gather_buffers_.bytes();
   ledger.communicated = {reduced_.load(std::memory_order_relaxed), gathered_parameters_.load(std::memory_order_relaxed),
                          gathered_gradients_.load(std::memory_order_relaxed),
                          gathered_state_.load(std::memory_order_relaxed)};
@@ -136,21 +156,33 @@ Ledger ParameterStore::ledger() const {
 
 Ticket ParameterStore::Acquire(BucketId bucket) {
   BucketState& state = state_[bucket];
+  const bool lends = shards_parameters() && state.acquisitions == 0;
   ++state.acquisitions;
-  if (!state.stale) return state.gathered;
-  state.stale = false;
-  state.gathered = SubmitCounted(&gathered_parameters_, [this, bucket, full = state.parameters]() -> absl::Status {
-    at::NoGradGuard no_grad;
-    VLM_RETURN_IF_ERROR(collective_->AllGather(MyShard(full), full, "parameters of " + buckets_[bucket].name));
-    torch::autograd::impl::bump_version(full);
-    return absl::OkStatus();
-  });
+  if (!state.stale && !lends) return state.gathered;
+  if (lends) {
+    state.lent = gather_buffers_.Take(state.parameters.numel());
+    LendMemory(state.lent, state.parameters);
+  }
+  // Values that are gathered once more are those a saved view has seen: to autograd nothing was written.
+  const bool changed = std::exchange(state.stale, false);
+  const at::Tensor shard = shards_parameters() ? state.shard : MyShard(state.parameters);
+  state.gathered =
+      SubmitCounted(&gathered_parameters_, [this, bucket, changed, shard, full = state.parameters]() -> absl::Status {
+        at::NoGradGuard no_grad;
+        VLM_RETURN_IF_ERROR(collective_->AllGather(shard, full, "parameters of " + buckets_[bucket].name));
+        if (changed) torch::autograd::impl::bump_version(full);
+        return absl::OkStatus();
+      });
   return state.gathered;
 }
 
 void ParameterStore::Release(BucketId bucket) {
-  VLM_CHECK(state_[bucket].acquisitions > 0, "bucket released more often than acquired: " + buckets_[bucket].name);
-  --state_[bucket].acquisitions;
+  BucketState& state = state_[bucket];
+  VLM_CHECK(state.acquisitions > 0, "bucket released more often than acquired: " + buckets_[bucket].name);
+  if (--state.acquisitions > 0 || !state.lent.defined()) return;
+  queue_->Wait(state.gathered).IgnoreError();  // told to whoever waited for it; here only the writing must have ended
+  TakeMemoryBack(state.parameters);
+  gather_buffers_.Return(std::exchange(state.lent, at::Tensor()));
 }
 
 absl::StatusOr<model::Params> ParameterStore::Views(model::NodeId node) const {
@@ -211,12 +243,12 @@ Ticket ParameterStore::ReduceAccumulate(BucketId bucket) {
 
 at::Tensor ParameterStore::AccumulatedShard(BucketId bucket) const {
   const at::Tensor& accumulator = state_[bucket].accumulator;
-  return options_.zero == ZeroLevel::kZero2 ? accumulator : MyShard(accumulator);
+  return shards_state() ? accumulator : MyShard(accumulator);
 }
 
 absl::Status ParameterStore::FinishGradients(const std::vector<bool>& reached) {
   for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
-    if (options_.zero != ZeroLevel::kZero0 || world() == 1 || !reached[id]) continue;
+    if (shards_state() || world() == 1 || !reached[id]) continue;
     SubmitCounted(&gathered_gradients_, [this, id, full = state_[id].accumulator] {
       return collective_->AllGather(MyShard(full), full, "gradient of " + buckets_[id].name);
     });
@@ -235,11 +267,9 @@ absl::Status ParameterStore::Updated(BucketId bucket) {
   if (state.acquisitions > 0) {
     return absl::FailedPreconditionError("parameters written while acquired, bucket " + buckets_[bucket].name);
   }
-  if (has_separate_master()) {
-    state.parameters.narrow(0, state.begin, state.end - state.begin).copy_(state.master);
-  }
+  if (has_separate_master()) OwnedParameters(bucket).copy_(state.master);
   torch::autograd::impl::bump_version(state.parameters);
-  state.stale = options_.zero == ZeroLevel::kZero2 && world() > 1;
+  state.stale = shards_state() && world() > 1;
   return absl::OkStatus();
 }
 
@@ -264,24 +294,32 @@ absl::Status ParameterStore::WriteParameter(ParamId param, const at::Tensor& val
                                                       graph_->params[param].name, ", bucket ", buckets_[bucket].name));
   }
   const at::Tensor flat = value.detach().reshape({numel});
-  state.parameters.narrow(0, offset, numel).copy_(flat);
-  torch::autograd::impl::bump_version(state.parameters);
   const int64_t begin = std::max(offset, state.begin), end = std::min(offset + numel, state.end);
-  if (Optimized(bucket) && has_separate_master() && begin < end) {
-    state.master.narrow(0, begin - state.begin, end - begin).copy_(flat.narrow(0, begin - offset, end - begin));
+  const auto write_owned = [&](const at::Tensor& owned) {
+    if (begin >= end) return;
+    owned.narrow(0, begin - state.begin, end - begin).copy_(flat.narrow(0, begin - offset, end - begin));
+  };
+  if (shards_parameters()) {
+    write_owned(state.shard);
+    state.stale = true;
+  } else {
+    state.parameters.narrow(0, offset, numel).copy_(flat);
   }
+  torch::autograd::impl::bump_version(state.parameters);
+  if (Optimized(bucket) && has_separate_master()) write_owned(state.master);
   return absl::OkStatus();
 }
 
 absl::StatusOr<at::Tensor> ParameterStore::ReadParameter(ParamId param) const {
   at::NoGradGuard no_grad;
   const auto [bucket, offset] = location_[param];
-  if (state_[bucket].stale || !state_[bucket].gathered.Done()) {
+  const BucketState& state = state_[bucket];
+  if (state.stale || !state.gathered.Done() || (shards_parameters() && state.acquisitions == 0)) {
     return absl::FailedPreconditionError(
         absl::StrCat("parameter read before its bucket was acquired: ", graph_->params[param].name));
   }
   const std::vector<int64_t>& shape = graph_->params[param].shape;
-  return state_[bucket].parameters.narrow(0, offset, NumElements(shape)).clone().view(shape);
+  return state.parameters.narrow(0, offset, NumElements(shape)).clone().view(shape);
 }
 
 at::Tensor ParameterStore::StateShard(BucketId bucket, StateKind kind) const {

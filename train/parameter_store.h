@@ -1,9 +1,14 @@
 // Owns parameters, gradients and optimizer state of one set of weights, in flat buckets.
 //
-// Zero 2: parameters resident on every rank, gradients reduce-scattered into fp32 accumulator shards, masters
-// and moments sharded; a bucket the optimizer wrote is stale elsewhere and gathered by the next Acquire.
-// Zero 0: everything replicated; the accumulator shards are all-gathered and every rank updates everything. The
-// arithmetic is the same, so the bits are.
+// What a rank holds, of W (Rajbhandari et al. 2020, ZeRO):
+//   zero 0  everything whole. The accumulated gradients are all-gathered and every rank updates everything.
+//   zero 1  masters and moments in shards; a bucket the optimizer wrote is stale elsewhere and gathered by the next
+//           Acquire. Gradients of a micro-batch stay whole, each bucket in a slot of its own, so backward never waits
+//           for a reduction.
+//   zero 2  as 1, and gradients of a micro-batch only until they are reduced: buckets rotate over two slots.
+//   zero 3  as 2, and parameters in shards, frozen ones too: Acquire gathers a bucket into lent memory, the last
+//           Release gives the memory to the next.
+// In every level the owner of a shard adds contributions to its fp32 accumulator in the same order, so bits are equal.
 #ifndef VLM_TRAIN_PARAMETER_STORE_H_
 #define VLM_TRAIN_PARAMETER_STORE_H_
 
@@ -21,11 +26,12 @@
 #include "train/buckets.h"
 #include "train/collective.h"
 #include "train/communication_queue.h"
+#include "train/gather_buffers.h"
 #include "train/ledger.h"
 
 namespace vlm::train {
 
-enum class ZeroLevel { kZero0 = 0, kZero2 = 2 };
+enum class ZeroLevel { kZero0 = 0, kZero1 = 1, kZero2 = 2, kZero3 = 3 };
 
 struct StoreOptions {
   ZeroLevel zero = ZeroLevel::kZero2;
@@ -50,8 +56,9 @@ class ParameterStore {
                                                                 const StoreOptions& options, Collective* collective,
                                                                 CommunicationQueue* queue);
 
-  // Makes the bucket's parameters current on this rank: gathers only where stale, else a complete ticket.
-  // Collective where stale. Acquisitions are counted; each needs one Release.
+  // Makes the bucket's parameters current on this rank: gathers where stale or, in zero 3, not held, else a complete
+  // ticket. Collective where it gathers. Acquisitions are counted; each needs one Release, and after the last one
+  // values of zero 3 are gone: views of them may be kept, but not read until the bucket is acquired again.
   Ticket Acquire(BucketId bucket);
   void Release(BucketId bucket);
   // Fresh leaf views of a node's parameters, in Node::params order, logical shapes, requires_grad false. They share
@@ -66,7 +73,7 @@ class ParameterStore {
   // Gradients() has opened the bucket's slot since the last reduction.
   Ticket ReduceAccumulate(BucketId bucket);
 
-  // This rank's shard of the accumulated gradient, in both zero levels; drain the queue before reading.
+  // This rank's shard of the accumulated gradient, in every zero level; drain the queue before reading.
   at::Tensor AccumulatedShard(BucketId bucket) const;
   // Makes the accumulated gradients of `reached` buckets ready for Shard(): zero 0 gathers them (collective). Waits for
   // everything submitted.
@@ -83,7 +90,7 @@ class ParameterStore {
   // the right number of elements; parameters and, where kept, this rank's masters are set, the version bumped.
   // FAILED_PRECONDITION while acquired, INVALID_ARGUMENT on a wrong size.
   absl::Status WriteParameter(model::ParamId param, const at::Tensor& value);
-  // A copy in the compute type, logical shape. FAILED_PRECONDITION when stale: Acquire its bucket first.
+  // A copy in the compute type, logical shape. FAILED_PRECONDITION when stale or not held: Acquire its bucket first.
   absl::StatusOr<at::Tensor> ReadParameter(model::ParamId param) const;
   // One fp32 buffer of a bucket, whole, on every rank, from whoever owns the parts; to be read before the next step.
   // Collective.
@@ -93,6 +100,8 @@ class ParameterStore {
   at::Tensor StateShard(BucketId bucket, StateKind kind) const;
   // False with fp32 compute: the master is a view of the parameters.
   bool has_separate_master() const { return options_.compute != at::kFloat; }
+  // Whether a bucket is whole only while acquired: zero 3 on several ranks.
+  bool shards_parameters() const { return options_.zero == ZeroLevel::kZero3 && world() > 1; }
 
   const model::Graph& graph() const { return *graph_; }
   const std::vector<BucketSpec>& buckets() const { return buckets_; }
@@ -114,13 +123,15 @@ class ParameterStore {
     int64_t offset = 0;
   };
   struct BucketState {
-    at::Tensor parameters;                           // numel, compute type
-    at::Tensor accumulator;                          // fp32: zero 0 numel, zero 2 numel / world
+    at::Tensor parameters;                           // numel, compute type; zero 3: without memory unless acquired
+    at::Tensor shard;                                // [begin, end) of the parameters, where they are sharded
+    at::Tensor lent;                                 // the memory of `parameters` meanwhile
+    at::Tensor accumulator;                          // fp32: zero 0 numel, else numel / world
     at::Tensor master, first_moment, second_moment;  // of [begin, end)
-    int64_t begin = 0, end = 0;                      // what this rank's optimizer owns
+    int64_t begin = 0, end = 0;                      // what this rank owns
     int64_t optimizer_steps = 0;
     int acquisitions = 0;
-    bool stale = false;
+    bool stale = false;  // written since it was last gathered
     bool slot_open = false;
     Ticket gathered;
   };
@@ -128,9 +139,12 @@ class ParameterStore {
                  Collective* collective, CommunicationQueue* queue);
   absl::StatusOr<at::Tensor> AllocateShared(int64_t numel, at::ScalarType type, const std::string& tag);
   absl::Status AllocateBucket(BucketId id);
+  absl::Status AllocateParameters(BucketId id);
   absl::Status AllocateSlots();
+  at::Tensor OwnedParameters(BucketId id) const;  // [begin, end), compute type
   absl::StatusOr<at::Tensor> Slot(BucketId bucket);
   at::Tensor MyShard(const at::Tensor& full) const;
+  bool shards_state() const { return options_.zero != ZeroLevel::kZero0; }
   // Submits a collective call; what it receives is added to `bytes`.
   Ticket SubmitCounted(std::atomic<int64_t>* bytes, std::function<absl::Status()> call);
 
@@ -141,6 +155,7 @@ class ParameterStore {
   CommunicationQueue* const queue_;
   std::vector<Location> location_;  // by parameter
   std::vector<BucketState> state_;  // by bucket
+  GatherBuffers gather_buffers_;
   SlotPlan slot_plan_;
   std::vector<at::Tensor> slots_;     // by slot
   std::vector<Ticket> slot_reduced_;  // by slot: the reduction that reads it

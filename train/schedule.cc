@@ -30,13 +30,24 @@ class Planner {
     FindParametersOfNodes();
     FindNodesThatRun();
     FindGradients();
-    FindBucketOrder();
-    EmitForward();
-    EmitBackward();
+    FindUses();
+    FindHolds();
+    FindLastConsumers();
+    EmitUses();
     return std::move(schedule_);
   }
 
  private:
+  struct Use {
+    NodeId node = model::kNone;
+    bool backward = false;
+  };
+  struct Hold {
+    BucketId bucket = -1;
+    size_t first = 0, last = 0;  // uses
+  };
+  static constexpr size_t kNoHold = static_cast<size_t>(-1);
+
   void FindParametersOfNodes() {
     std::vector<BucketId> bucket_of(graph_.params.size(), -1);
     for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
@@ -87,78 +98,83 @@ class Planner {
     }
   }
 
-  // Buckets in the order in which forward first needs them, and after which operation each is released.
-  void FindBucketOrder() {
-    release_after_forward_.resize(graph_.nodes.size());
-    close_after_backward_.resize(graph_.nodes.size());
-    schedule_.reduced.assign(buckets_.size(), false);
-    std::vector<NodeId> last_forward(buckets_.size(), model::kNone), last_backward(buckets_.size(), model::kNone);
-    for (NodeId node = Nodes() - 1; node >= 0; --node) {
-      if (!runs_[node]) continue;
-      for (BucketId id : buckets_of_[node]) {
-        if (last_forward[id] == model::kNone) last_forward[id] = node;
-        if (backward_[node]) last_backward[id] = node;
-      }
-    }
+  // The order of execution: forward, then backward in reverse.
+  void FindUses() {
     for (NodeId node = 0; node < Nodes(); ++node) {
-      if (!runs_[node]) continue;
-      for (BucketId id : buckets_of_[node]) {
-        if (std::find(bucket_order_.begin(), bucket_order_.end(), id) == bucket_order_.end())
-          bucket_order_.push_back(id);
-        if (last_backward[id] == node) close_after_backward_[node].push_back(id);
-        if (last_backward[id] == model::kNone && last_forward[id] == node) release_after_forward_[node].push_back(id);
-      }
+      if (runs_[node]) uses_.push_back({node, false});
     }
-    for (BucketId id : bucket_order_) {
-      schedule_.reduced[id] = last_backward[id] != model::kNone && buckets_[id].trainable && buckets_[id].reached;
+    for (NodeId node = Nodes() - 1; node >= 0; --node) {
+      if (backward_[node]) uses_.push_back({node, true});
     }
   }
 
-  void EmitForward() {
-    size_t acquired = 0, waited = 0;
-    std::vector<NodeId> last_consumer(graph_.values.size(), model::kNone);
+  // From which use to which each bucket is held, ascending by first use; and after which it is reduced.
+  void FindHolds() {
+    std::vector<size_t> open(buckets_.size(), kNoHold);
+    std::vector<bool> trained(buckets_.size(), false);
+    reduced_after_.assign(buckets_.size(), 0);
+    for (size_t use = 0; use < uses_.size(); ++use) {
+      for (BucketId id : buckets_of_[uses_[use].node]) {
+        const bool goes_on = open[id] != kNoHold && (!options_.release_after_use || holds_[open[id]].last + 1 == use);
+        if (!goes_on) {
+          open[id] = holds_.size();
+          holds_.push_back({id, use, use});
+        }
+        holds_[open[id]].last = use;
+        if (uses_[use].backward) trained[id] = true;
+        reduced_after_[id] = use;
+      }
+    }
+    schedule_.reduced.assign(buckets_.size(), false);
+    for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
+      schedule_.reduced[id] = trained[id] && buckets_[id].trainable && buckets_[id].reached;
+    }
+  }
+
+  // A value is freed after its last consumer's forward; absent ones have none.
+  void FindLastConsumers() {
+    last_consumer_.assign(graph_.values.size(), model::kNone);
     std::vector<bool> present(graph_.values.size(), false);
     for (NodeId node = 0; node < Nodes(); ++node) {
       if (!runs_[node]) continue;
       for (ValueId value : graph_.nodes[node].in) {
-        if (present[value]) last_consumer[value] = node;
+        if (present[value]) last_consumer_[value] = node;
       }
       for (ValueId value : graph_.nodes[node].out) {
         present[value] = true;
-        last_consumer[value] = node;
-      }
-    }
-    for (NodeId node = 0; node < Nodes(); ++node) {
-      if (!runs_[node]) continue;
-      while (waited < bucket_order_.size() && Uses(node, bucket_order_[waited])) {
-        const size_t ahead = std::min(bucket_order_.size(), waited + 1 + static_cast<size_t>(options_.prefetch));
-        while (acquired < ahead) Emit(Op::Kind::kAcquire, bucket_order_[acquired++]);
-        Emit(Op::Kind::kWait, bucket_order_[waited++]);
-      }
-      Emit(Op::Kind::kForward, node);
-      for (BucketId id : release_after_forward_[node]) Emit(Op::Kind::kRelease, id);
-      for (ValueId value = 0; value < static_cast<ValueId>(graph_.values.size()); ++value) {
-        if (last_consumer[value] == node && !Contains(graph_.results, value)) Emit(Op::Kind::kFree, value);
+        last_consumer_[value] = node;
       }
     }
   }
 
-  void EmitBackward() {
-    for (NodeId node = Nodes() - 1; node >= 0; --node) {
-      if (!backward_[node]) continue;
-      Emit(Op::Kind::kBackward, node);
-      for (BucketId id : close_after_backward_[node]) {
-        if (schedule_.reduced[id]) Emit(Op::Kind::kReduce, id);
-        Emit(Op::Kind::kRelease, id);
+  void EmitUses() {
+    size_t acquired = 0, waited = 0;
+    for (size_t use = 0; use < uses_.size(); ++use) {
+      while (waited < holds_.size() && holds_[waited].first == use) {
+        const size_t ahead = std::min(holds_.size(), waited + 1 + static_cast<size_t>(options_.prefetch));
+        while (acquired < ahead) Emit(Op::Kind::kAcquire, holds_[acquired++].bucket);
+        Emit(Op::Kind::kWait, holds_[waited++].bucket);
       }
+      Emit(uses_[use].backward ? Op::Kind::kBackward : Op::Kind::kForward, uses_[use].node);
+      for (const Hold& hold : holds_) {
+        if (hold.last != use) continue;
+        if (schedule_.reduced[hold.bucket] && reduced_after_[hold.bucket] == use) {
+          Emit(Op::Kind::kReduce, hold.bucket);
+        }
+        Emit(Op::Kind::kRelease, hold.bucket);
+      }
+      if (!uses_[use].backward) EmitFrees(uses_[use].node);
+    }
+  }
+
+  void EmitFrees(NodeId node) {
+    for (ValueId value = 0; value < static_cast<ValueId>(graph_.values.size()); ++value) {
+      if (last_consumer_[value] == node && !Contains(graph_.results, value)) Emit(Op::Kind::kFree, value);
     }
   }
 
   void Emit(Op::Kind kind, int32_t id) { schedule_.ops.push_back({kind, id}); }
   NodeId Nodes() const { return static_cast<NodeId>(graph_.nodes.size()); }
-  bool Uses(NodeId node, BucketId id) const {
-    return std::find(buckets_of_[node].begin(), buckets_of_[node].end(), id) != buckets_of_[node].end();
-  }
 
   const Graph& graph_;
   const std::vector<BucketSpec>& buckets_;
@@ -166,8 +182,10 @@ class Planner {
   Schedule schedule_;
   std::vector<std::vector<BucketId>> buckets_of_;  // by node
   std::vector<bool> runs_, backward_;              // by node
-  std::vector<BucketId> bucket_order_;
-  std::vector<std::vector<BucketId>> release_after_forward_, close_after_backward_;  // by node
+  std::vector<Use> uses_;
+  std::vector<Hold> holds_;
+  std::vector<size_t> reduced_after_;  // by bucket: its last use
+  std::vector<NodeId> last_consumer_;  // by value
 };
 
 const char* SaveName(Save save) {

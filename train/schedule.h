@@ -25,6 +25,9 @@ struct Op {
 struct PlanOptions {
   int prefetch = 1;        // buckets made current ahead of the node that needs them
   bool recompute = false;  // nodes save their inputs and run forward again in backward
+  // A bucket is released after each use and acquired again for the next one, unless that follows at once: for
+  // parameters that are held in shards (zero 3). Else it is held from its first use to its last.
+  bool release_after_use = false;
 };
 
 struct Schedule {
@@ -44,6 +47,7 @@ struct Schedule {
 // A value needs a gradient when a trainable parameter lies above it and a result below. Backward runs
 // in reverse node order, which is also the order in which gradients of a value with several consumers are added. A
 // bucket is reduced after the backward of its first user, the last one to run (a tied head waits for the embedding).
+// Buckets are acquired in the order of their uses, `prefetch` ahead, in forward and in backward.
 Schedule Plan(const model::Graph& graph, const std::vector<BucketSpec>& buckets, bool images,
               const PlanOptions& options);
 

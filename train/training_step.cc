@@ -48,8 +48,10 @@ struct TrainingStep::Accumulated {
 TrainingStep::TrainingStep(const TrainingOptions& options, GroupTable groups, std::unique_ptr<Objective> objective,
                            ParameterStore* store, const Clock* clock)
     : options_(options), groups_(std::move(groups)), objective_(std::move(objective)), store_(store), clock_(clock) {
+  PlanOptions plan = options_.plan;
+  plan.release_after_use = store->shards_parameters();
   for (const bool images : {false, true}) {
-    schedules_[images] = Plan(store->graph(), store->buckets(), images, options_.plan);
+    schedules_[images] = Plan(store->graph(), store->buckets(), images, plan);
   }
   plan_hash_ = PlanHash();
 }
@@ -215,9 +217,9 @@ absl::StatusOr<StepResult> TrainingStep::RunAnnounced(Announced* announced,
   result.lr_factor = LrFactor(options_.lr_schedule, static_cast<int64_t>(header.step));
   for (const ParameterGroup& group : groups_.groups) result.lr = std::max(result.lr, group.lr * result.lr_factor);
   result.totals = header.totals;
+  result.bad_pictures = header.bad_pictures;
   const absl::Duration start = clock_->Monotonic(), blocked_before = store_->queue()->blocked();
   VLM_RETURN_IF_ERROR(Optimize(accumulated, &result));
-  result.bad_pictures = header.bad_pictures;
   result.times.optimizer = clock_->Monotonic() - start - (store_->queue()->blocked() - blocked_before);
   result.times.forward = accumulated.forward;
   result.times.backward = accumulated.backward;

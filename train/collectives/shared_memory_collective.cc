@@ -139,12 +139,16 @@ class SharedMemoryCollective final : public Collective {
     if (source != target + rank_ * bytes) std::memcpy(target + rank_ * bytes, source, static_cast<size_t>(bytes));
     Operation operation =
         MakeOperation(0, OperationKind::kAllGather, full.numel(), static_cast<uint32_t>(element), tag);
+    // Peers read where the shard lies: at its place in a shared whole, else in a shared buffer of its own.
     Locate(full, &operation);
+    const bool in_whole = operation.segment >= 0;
+    if (!in_whole && IsWholeSegment(shard)) Locate(shard, &operation);
     if (operation.segment >= 0) {
       const SharedSegment& segment = *segments_[static_cast<size_t>(operation.segment)];
       return Run(operation, [&] {
         CopyFromPeers(
-            bytes, [&](int peer) { return segment.of(peer) + operation.segment_offset + peer * bytes; },
+            bytes,
+            [&](int peer) { return segment.of(peer) + operation.segment_offset + (in_whole ? peer * bytes : 0); },
             [&](int peer) { return target + peer * bytes; });
         return absl::OkStatus();
       });
@@ -228,11 +232,11 @@ class SharedMemoryCollective final : public Collective {
     mine->operation = operation;
     mine->arrived.store(sequence, std::memory_order_release);
     NotifyAll();
+    CrashPoint("collective.entered");
     VLM_RETURN_IF_ERROR(WaitForPeers(&ControlPage::arrived, operation));
     for (int peer = 0; peer < world_; ++peer) {
       const absl::Status same = CheckSameOperation(rank_, operation, peer, Control(peer)->operation);
       if (!same.ok()) return Fail(same);
-    CrashPoint("collective.entered");
     }
     VLM_RETURN_IF_ERROR(body());
     mine->finished.store(sequence, std::memory_order_release);
@@ -305,6 +309,13 @@ class SharedMemoryCollective final : public Collective {
         return;
       }
     }
+  }
+
+  // A part of allocated memory lies at another offset on each rank, and is a shard of something else.
+  bool IsWholeSegment(const at::Tensor& tensor) const {
+    return std::any_of(segments_.begin(), segments_.end(), [&](const std::shared_ptr<SharedSegment>& segment) {
+      return tensor.data_ptr() == segment->of(rank_) && tensor.nbytes() == segment->bytes();
+    });
   }
 
   // Peers send nothing after the exchange of memory, so readable means closed.

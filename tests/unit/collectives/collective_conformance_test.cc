@@ -92,28 +92,35 @@ TEST_P(CollectiveTest, ARankMayContributeNothing) {
   });
 }
 
+// Where the shard lies, and the whole: with `in_place` in its place there.
+struct Gather {
+  bool whole_allocated, in_place, shard_allocated;
+};
+
+absl::Status GatherOnce(const Gather& gather, Collective* collective) {
+  const int64_t shard = 1'500'000, numel = shard * collective->world();
+  at::Tensor full = at::zeros({numel}, at::kFloat);
+  if (gather.whole_allocated) {
+    VLM_ASSIGN_OR_RETURN(full, collective->Allocate(numel, at::kFloat, "weights"));
+  }
+  const at::Tensor mine = RandomTensor(static_cast<uint64_t>(collective->rank()), shard);
+  at::Tensor source = mine;
+  if (gather.in_place) source = full.narrow(0, collective->rank() * shard, shard);
+  if (gather.shard_allocated) {
+    VLM_ASSIGN_OR_RETURN(source, collective->Allocate(shard, at::kFloat, "shard"));
+  }
+  source.copy_(mine);
+  VLM_RETURN_IF_ERROR(collective->AllGather(source, full, "weights"));
+  for (int rank = 0; rank < collective->world(); ++rank) {
+    EXPECT_TRUE(at::equal(full.narrow(0, rank * shard, shard), RandomTensor(static_cast<uint64_t>(rank), shard)));
+  }
+  return absl::OkStatus();
+}
+
 TEST_P(CollectiveTest, AllGatherFillsEveryRank) {
-  for (const bool allocated : {true, false}) {
-    for (const bool in_place : {true, false}) {
-      Run([&](Collective* collective) -> absl::Status {
-        const int64_t shard = 1'500'000;
-        at::Tensor full = at::zeros({shard * collective->world()}, at::kFloat);
-        if (allocated) {
-          VLM_ASSIGN_OR_RETURN(full, collective->Allocate(shard * collective->world(), at::kFloat, "weights"));
-        }
-        const at::Tensor mine = RandomTensor(static_cast<uint64_t>(collective->rank()), shard);
-        at::Tensor source = mine;
-        if (in_place) {
-          source = full.narrow(0, collective->rank() * shard, shard);
-          source.copy_(mine);
-        }
-        VLM_RETURN_IF_ERROR(collective->AllGather(source, full, "weights"));
-        for (int rank = 0; rank < collective->world(); ++rank) {
-          EXPECT_TRUE(at::equal(full.narrow(0, rank * shard, shard), RandomTensor(static_cast<uint64_t>(rank), shard)));
-        }
-        return absl::OkStatus();
-      });
-    }
+  for (const Gather& gather : {Gather{true, true, false}, Gather{true, false, false}, Gather{false, true, false},
+                               Gather{false, false, false}, Gather{false, false, true}}) {
+    Run([&](Collective* collective) { return GatherOnce(gather, collective); });
   }
 }
 

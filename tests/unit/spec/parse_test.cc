@@ -163,8 +163,10 @@ std::vector<BadCase> BadCases() {
        "f:16:43: spec.stages[p].train.label_smoothing: must be from 0 to 0.999, got 1.5\n"},
       {"UnknownChoice", Full("lr: 1e-3", "precision: bf61"),
        "f:16:37: spec.stages[p].train.precision: unknown value: 'bf61'; did you mean 'bf16'?\n"},
-      {"ChoiceOfALaterVersion", Full("lr: 1e-3", "zero: 3"),
-       "f:16:32: spec.stages[p].train.zero: not supported yet: '3'; supported: 0, 2\n"},
+      {"NumberOutsideItsChoices", Full("lr: 1e-3", "zero: 4"),
+       "f:16:32: spec.stages[p].train.zero: unknown value: '4'; supported: 0, 1, 2, 3\n"},
+      {"ChoiceOfALaterVersion", Full("lr: 1e-3", "precision: fp16"),
+       "f:16:37: spec.stages[p].train.precision: not supported yet: 'fp16'; supported: fp32, bf16\n"},
       {"KindOfALaterVersion", Head() + "    - {name: r, kind: grpo}\n",
        "f:5:23: spec.stages[r].kind: not supported yet: 'grpo'; supported: generate, index, tokenizer, pretrain, "
        "align, sft, evaluate\n"},

@@ -104,5 +104,19 @@ TEST(PlanSlotsTest, ConsecutiveBucketsRotateAndTheTiedOneHoldsItsOwn) {
   }
 }
 
+TEST(OwnSlotsTest, EveryBucketThatTrainsHasItsOwn) {
+  const model::Graph graph = ToyGraph({.vocabulary = 1100, .hidden = 256, .blocks = 5});
+  const std::vector<BucketSpec> buckets = PlanBuckets(graph, All(graph), 2);
+  const SlotPlan plan = OwnSlots(buckets);
+  std::map<int, size_t> bucket_of_slot;
+  for (size_t i = 0; i < buckets.size(); ++i) {
+    EXPECT_EQ(plan.slot_of_bucket[i] >= 0, buckets[i].trainable && buckets[i].reached);
+    if (plan.slot_of_bucket[i] < 0) continue;
+    EXPECT_TRUE(bucket_of_slot.emplace(plan.slot_of_bucket[i], i).second);
+    EXPECT_EQ(plan.slot_numel[static_cast<size_t>(plan.slot_of_bucket[i])], buckets[i].numel);
+  }
+  EXPECT_EQ(bucket_of_slot.size(), plan.slot_numel.size());
+}
+
 }  // namespace
 }  // namespace vlm::train

@@ -151,8 +151,11 @@ TEST_P(ResumeTest, ContinuesBitForBit) {
 INSTANTIATE_TEST_SUITE_P(Worlds, ResumeTest,
                          testing::Values(Resume{2, 1, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kFloat},
                                          Resume{1, 2, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kFloat},
+                                         Resume{1, 3, ZeroLevel::kZero0, ZeroLevel::kZero3, at::kFloat},
                                          Resume{2, 3, ZeroLevel::kZero2, ZeroLevel::kZero0, at::kFloat},
-                                         Resume{3, 2, ZeroLevel::kZero0, ZeroLevel::kZero2, at::kFloat},
+                                         Resume{3, 2, ZeroLevel::kZero3, ZeroLevel::kZero1, at::kFloat},
+                                         Resume{4, 4, ZeroLevel::kZero1, ZeroLevel::kZero3, at::kFloat},
+                                         Resume{3, 2, ZeroLevel::kZero3, ZeroLevel::kZero1, at::kBFloat16},
                                          Resume{2, 3, ZeroLevel::kZero2, ZeroLevel::kZero2, at::kBFloat16}));
 
 TEST(CheckpointStateTest, SavingDoesNotChangeTraining) {

@@ -15,8 +15,9 @@ TrainingOptions OptionsOf(const model::LlavaConfig& config) {
   options.seed = 7;
   options.optimizer.lr = 1e-3;
   options.optimizer.weight_decay = 0.1;
+  options.optimizer.rules = {{"connector", 2e-3, {}}};
   options.lr_schedule = {LrShape::kCosine, 2, 1000, 0.1};
-  options.clip_norm = 1.0;
+  options.clip_norm = LlavaRun::kClipNorm;
   options.label_smoothing = 0.1;
   options.vocabulary = config.text.vocab_size;
   return options;
@@ -25,14 +26,21 @@ TrainingOptions OptionsOf(const model::LlavaConfig& config) {
 }  // namespace
 
 LlavaRun::LlavaRun(const LlavaRunOptions& options, std::unique_ptr<Collective> collective)
+    : LlavaRun(options, collective.get()) {
+  if (collective != nullptr) owned_collective_ = std::move(collective);
+}
+
+LlavaRun::LlavaRun(const LlavaRunOptions& options, Collective* collective)
     : options_(options),
       graph_(Must(model::BuildLlava(options.config))),
-      collective_(collective == nullptr ? NewSingleRankCollective() : std::move(collective)),
-      queue_(std::make_unique<CommunicationQueue>(options.overlap, RealClock())) {
-  const std::vector<bool> trainable = Must(SelectTrainable(graph_, {}));
-  const StoreOptions store{.compute = options.compute, .device = options.device};
+      owned_collective_(collective == nullptr ? NewSingleRankCollective() : nullptr),
+      collective_(collective == nullptr ? owned_collective_.get() : collective),
+      queue_(std::make_unique<CommunicationQueue>(options.overlap, RealClock())),
+      step_(options.first_step - 1) {
+  const std::vector<bool> trainable = Must(SelectTrainable(graph_, options.trainable));
+  const StoreOptions store{.zero = options.zero, .compute = options.compute, .device = options.device};
   store_ = Must(ParameterStore::Create(&graph_, PlanBuckets(graph_, trainable, collective_->world()), store,
-                                       collective_.get(), queue_.get()));
+                                       collective_, queue_.get()));
   for (size_t i = 0; i < graph_.params.size(); ++i) {
     Must(store_->WriteParameter(static_cast<model::ParamId>(i), model::Initialize(graph_.params[i], 11)));
   }
@@ -48,7 +56,8 @@ void LlavaRun::MakeBatches() {
   batches_.clear();
   for (int64_t m = collective_->rank(); m < options_.micro_batches; m += collective_->world()) {
     const uint64_t seed = 1000 * step_ + static_cast<uint64_t>(m);
-    model::MicroBatch batch = model::testing::RandomBatch(options_.config, options_.documents, seed);
+    const auto documents = options_.documents_of ? options_.documents_of(step_, m) : options_.documents;
+    model::MicroBatch batch = model::testing::RandomBatch(options_.config, documents, seed);
     batch.global_index = m;
     batches_.push_back(model::MoveTo(batch, options_.device));
   }

@@ -141,13 +141,19 @@ const Pairs& Beside() {
 
 // Two steps on two ranks, of which one has no picture; the second one gathers what the first one wrote. `check` sees
 // the second step's trace of each rank.
-std::vector<double> TracedLosses(Transport transport, bool overlap, const std::function<void(Trace*)>& check) {
+struct TracedRun {
+  Transport transport;
+  ZeroLevel zero;
+};
+
+std::vector<double> TracedLosses(const TracedRun& run, bool overlap, const std::function<void(Trace*)>& check) {
   std::vector<double> losses;
-  RunConnected(transport, 2, [&](Collective* real) {
+  RunConnected(run.transport, 2, [&](Collective* real) {
     Trace trace;
     GangOptions options;
     options.toy.hidden = 184;  // every block a bucket of its own
     options.world = 2;
+    options.zero = run.zero;
     options.micro_batches = 2;
     options.images = [](uint64_t, int64_t m) { return m; };
     options.overlap = overlap;
@@ -170,7 +176,7 @@ std::vector<double> TracedLosses(Transport transport, bool overlap, const std::f
   return losses;
 }
 
-class OverlapTest : public ::testing::TestWithParam<Transport> {};
+class OverlapTest : public ::testing::TestWithParam<TracedRun> {};
 
 TEST_P(OverlapTest, CommunicationIsOnItsWayWhileLaterNodesRun) {
   const std::vector<double> overlapped = TracedLosses(GetParam(), /*overlap=*/true, [](Trace* trace) {
@@ -190,8 +196,15 @@ TEST_P(OverlapTest, CommunicationIsOnItsWayWhileLaterNodesRun) {
   EXPECT_EQ(overlapped, in_line);
 }
 
-INSTANTIATE_TEST_SUITE_P(Transports, OverlapTest, ::testing::Values(Transport::kSharedMemory, Transport::kTcp),
-                         [](const auto& info) { return info.param == Transport::kTcp ? "Tcp" : "SharedMemory"; });
+INSTANTIATE_TEST_SUITE_P(Runs, OverlapTest,
+                         ::testing::Values(TracedRun{Transport::kSharedMemory, ZeroLevel::kZero1},
+                                           TracedRun{Transport::kSharedMemory, ZeroLevel::kZero2},
+                                           TracedRun{Transport::kSharedMemory, ZeroLevel::kZero3},
+                                           TracedRun{Transport::kTcp, ZeroLevel::kZero2}),
+                         [](const auto& info) {
+                           return std::string(info.param.transport == Transport::kTcp ? "Tcp" : "SharedMemory") +
+                                  "Zero" + std::to_string(static_cast<int>(info.param.zero));
+                         });
 
 }  // namespace
 }  // namespace vlm::train

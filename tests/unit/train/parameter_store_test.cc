@@ -106,17 +106,74 @@ TEST(GatherTest, GatheredBucketsAreBumpedToo) {
   });
 }
 
+TEST(ShardedParametersTest, AreThereWhileAcquired) {
+  RunRanks(2, [](Collective* collective) {
+    GangOptions options;
+    options.zero = ZeroLevel::kZero3;
+    ToyRank rank(options, collective);
+    ParameterStore* const store = rank.store();
+    const model::ParamId param = rank.graph().FindParam("language_model.embed.weight");
+    const BucketId bucket = store->BucketOf(param);
+    model::NodeId embed = 0;
+    while (rank.graph().nodes[static_cast<size_t>(embed)].name != "llm.embed") ++embed;
+    EXPECT_EQ(store->ReadParameter(param).status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(store->Views(embed).status().code(), absl::StatusCode::kFailedPrecondition);
+    ASSERT_TRUE(store->Acquire(bucket).Wait().ok());
+    const at::Tensor view = store->Views(embed).value()[0], first = store->ReadParameter(param).value();
+    const auto version = view._version();
+    store->Release(bucket);
+    EXPECT_EQ(view.storage().data(), nullptr);
+    EXPECT_EQ(store->ReadParameter(param).status().code(), absl::StatusCode::kFailedPrecondition);
+    // The same values once more: what autograd saved of the view is still right, and it must not see a write.
+    ASSERT_TRUE(store->Acquire(bucket).Wait().ok());
+    EXPECT_TRUE(EqualBits(view, first));
+    EXPECT_EQ(view._version(), version);
+    store->Release(bucket);
+    // Other values: it must see one.
+    ASSERT_TRUE(store->WriteParameter(param, first + 1).ok());
+    ASSERT_TRUE(store->Acquire(bucket).Wait().ok());
+    EXPECT_TRUE(EqualBits(view, first + 1));
+    EXPECT_GT(view._version(), version);
+    store->Release(bucket);
+  });
+}
+
 struct Formula {
-  int64_t parameters, gradients, master, moments, reduced, gathered_parameters, gathered_gradients, gathered_state,
-      scratch;
+  int64_t parameters, gathered, gradients, master, moments;
+  int64_t reduced, gathered_parameters, gathered_gradients, gathered_state, scratch;
 };
 
+// Elements of the buffers that hold what a schedule holds at a time, and of all that it gathers.
+struct GatherCounts {
+  int64_t buffers = 0, gathered = 0;
+};
+
+GatherCounts CountGathers(const std::vector<Op>& ops, const std::vector<BucketSpec>& buckets) {
+  GatherCounts counts;
+  std::map<BucketId, std::pair<int, int64_t>> held;  // acquisitions, size of the buffer
+  std::multiset<int64_t> free;
+  for (const Op& op : ops) {
+    if (op.kind == Op::Kind::kAcquire && held[op.id].first++ == 0) {
+      const int64_t numel = buckets[static_cast<size_t>(op.id)].numel;
+      const auto found = free.lower_bound(numel);
+      const bool reuse = found != free.end() && *found <= 2 * numel;
+      held[op.id].second = reuse ? *found : numel;
+      if (reuse) free.erase(found);
+      counts.buffers += reuse ? 0 : numel;
+      counts.gathered += numel;
+    }
+    if (op.kind == Op::Kind::kRelease && --held[op.id].first == 0) free.insert(held[op.id].second);
+  }
+  return counts;
+}
+
 // The ledger's formulas (train/ledger.h) from bucket sizes alone.
-Formula Expected(const GangOptions& options, int64_t reductions, int64_t optimizer_steps) {
+Formula Expected(const GangOptions& options, int64_t micro_steps, int64_t optimizer_steps) {
   const model::Graph graph = ToyGraph(options.toy);
   const auto buckets = PlanBuckets(graph, SelectTrainable(graph, options.trainable).value(), options.world);
   const int64_t c = options.compute == at::kFloat ? 4 : 2, world = options.world;
-  const bool sharded = options.zero == ZeroLevel::kZero2;
+  const ZeroLevel zero = options.zero;
+  const bool whole_state = zero == ZeroLevel::kZero0, sharded = zero == ZeroLevel::kZero3 && world > 1;
   int64_t all = 0, optimized = 0, largest = 0, slots = 0;
   for (const BucketSpec& bucket : buckets) {
     all += bucket.numel;
@@ -125,17 +182,23 @@ Formula Expected(const GangOptions& options, int64_t reductions, int64_t optimiz
     largest = std::max(largest, bucket.numel);
   }
   for (int64_t slot : PlanSlots(buckets).slot_numel) slots += slot;
-  const int64_t owned = sharded ? optimized / world : optimized;
+  if (zero == ZeroLevel::kZero1) slots = optimized;
+  const int64_t owned = whole_state ? optimized : optimized / world;
   const int64_t received = optimized * (world - 1) / world;
-  return {c * all,
+  const GatherCounts gathers =
+      CountGathers(Plan(graph, buckets, true, {.release_after_use = true}).ops, buckets);  // every one has a picture
+  return {sharded ? c * all / world : c * all,
+          sharded ? c * gathers.buffers : 0,
           c * slots + 4 * owned,
           c == 4 ? 0 : 4 * owned,
           8 * owned,
-          c * received * reductions,
-          sharded ? c * received * (optimizer_steps - 1) : 0,  // the last step's update is not yet gathered
-          sharded ? 0 : 4 * received * optimizer_steps,
-          sharded ? 4 * received * 3 : 0,
-          sharded && world > 1 ? 4 * largest : 0};
+          c * received * micro_steps,
+          whole_state ? 0
+          : sharded   ? c * gathers.gathered * (world - 1) / world * micro_steps
+                      : c * received * (optimizer_steps - 1),  // the last step's update is not yet gathered
+          whole_state ? 4 * received * optimizer_steps : 0,
+          whole_state ? 0 : 4 * received * 3,
+          !whole_state && world > 1 ? 4 * largest : 0};
 }
 
 // Gathers what a save of the optimizer's state gathers.
@@ -151,7 +214,7 @@ Ledger AfterASave(ParameterStore* store) {
 }
 
 TEST(LedgerTest, BytesFollowTheFormulasOfEachZeroLevel) {
-  for (ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero2}) {
+  for (ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero1, ZeroLevel::kZero2, ZeroLevel::kZero3}) {
     for (int world : {1, 2, 3}) {
       for (at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
         for (const std::vector<std::string>& trainable :
@@ -168,11 +231,12 @@ TEST(LedgerTest, BytesFollowTheFormulasOfEachZeroLevel) {
           options.transport = world == 1 ? Transport::kSingle : Transport::kSharedMemory;
           std::vector<Ledger> saved(static_cast<size_t>(world));
           options.after = [&](ParameterStore* store) { saved[static_cast<size_t>(store->rank())] = AfterASave(store); };
-          const Formula expected = Expected(options, /*reductions=*/2 * 2, /*optimizer_steps=*/2);
+          const Formula expected = Expected(options, /*micro_steps=*/2 * 2, /*optimizer_steps=*/2);
           const GangResult result = RunGang(options);
           for (int rank = 0; rank < world; ++rank) {
             const Ledger& ledger = result.ledgers[rank];
             EXPECT_EQ(ledger.resident.parameters, expected.parameters);
+            EXPECT_EQ(ledger.resident.gathered, expected.gathered);
             EXPECT_EQ(ledger.resident.gradients, expected.gradients);
             EXPECT_EQ(ledger.resident.master, expected.master);
             EXPECT_EQ(ledger.resident.moments, expected.moments);

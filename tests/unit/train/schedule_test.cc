@@ -133,6 +133,50 @@ TEST(ScheduleTest, NothingRunsBackwardBelowTheLowestTrainableBlock) {
   EXPECT_EQ(text.find("backward merge"), std::string::npos);
 }
 
+// The tied embedding is gathered for the embedding and again for the head, where it stays for the head's backward; a
+// block that begins backward where forward ended would stay too.
+TEST(ScheduleTest, ShardedParametersAreGatheredForEachUseOneAhead) {
+  EXPECT_EQ(Planned({}, false, {.release_after_use = true}), R"(acquire  llm.embed
+acquire  llm.blocks.0
+wait     llm.embed
+forward  llm.embed, saves graph
+release  llm.embed
+forward  merge, saves graph
+free     embeddings
+acquire  llm.blocks.1
+wait     llm.blocks.0
+forward  llm.blocks.0, saves graph
+release  llm.blocks.0
+acquire  llm.embed
+wait     llm.blocks.1
+forward  llm.blocks.1, saves graph
+release  llm.blocks.1
+free     llm.hidden.1
+acquire  llm.blocks.1
+wait     llm.embed
+forward  llm.head, saves graph
+free     llm.hidden.0
+free     llm.hidden.2
+backward llm.head
+release  llm.embed
+acquire  llm.blocks.0
+wait     llm.blocks.1
+backward llm.blocks.1
+reduce   llm.blocks.1
+release  llm.blocks.1
+acquire  llm.embed
+wait     llm.blocks.0
+backward llm.blocks.0
+reduce   llm.blocks.0
+release  llm.blocks.0
+backward merge
+wait     llm.embed
+backward llm.embed
+reduce   llm.embed
+release  llm.embed
+)");
+}
+
 TEST(ScheduleTest, RecomputeSavesInputs) {
   const std::string text = Planned({}, false, {.recompute = true});
   EXPECT_EQ(text.find("saves graph"), std::string::npos);
@@ -148,6 +192,7 @@ TEST(ScheduleTest, HashTellsDifferentSchedulesApart) {
   EXPECT_NE(base.Hash(), Plan(graph, buckets, false, {}).Hash());
   EXPECT_NE(base.Hash(), Plan(graph, buckets, true, {.recompute = true}).Hash());
   EXPECT_NE(base.Hash(), Plan(graph, buckets, true, {.prefetch = 2}).Hash());
+  EXPECT_NE(base.Hash(), Plan(graph, buckets, true, {.release_after_use = true}).Hash());
 }
 
 }  // namespace

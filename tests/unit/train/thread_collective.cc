@@ -34,12 +34,13 @@ class ThreadCollective final : public Collective {
   absl::Status AllGather(const at::Tensor& shard, at::Tensor full, std::string_view tag) override {
     const int64_t numel = shard.numel();
     bytes_ += static_cast<uint64_t>(numel * (world() - 1)) * shard.element_size();
+    const at::Tensor memory = full.variable_data();  // its own version counter, as raw writes need none
     return Do({"AllGather " + std::to_string(numel), std::string(tag), shard, true, {}}, [&](const auto& calls) {
       for (int peer = 0; peer < world(); ++peer) {
         if (peer != rank_) {
-          full.narrow(0, peer * numel, numel).copy_(calls[peer].tensor);
-        } else if (shard.data_ptr() != full.narrow(0, peer * numel, numel).data_ptr()) {
-          full.narrow(0, peer * numel, numel).copy_(shard);
+          memory.narrow(0, peer * numel, numel).copy_(calls[peer].tensor);
+        } else if (shard.data_ptr() != memory.narrow(0, peer * numel, numel).data_ptr()) {
+          memory.narrow(0, peer * numel, numel).copy_(shard);
         }
       }
     });

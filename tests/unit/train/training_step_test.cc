@@ -64,19 +64,21 @@ std::string LayoutName(const testing::TestParamInfo<Layout>& info) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, EqualityTest,
-                         testing::Values(Layout{1, ZeroLevel::kZero0, false}, Layout{1, ZeroLevel::kZero2, true},
-                                         Layout{2, ZeroLevel::kZero0, false}, Layout{2, ZeroLevel::kZero0, true},
-                                         Layout{2, ZeroLevel::kZero2, false}, Layout{2, ZeroLevel::kZero2, true},
-                                         Layout{3, ZeroLevel::kZero0, false}, Layout{3, ZeroLevel::kZero0, true},
-                                         Layout{3, ZeroLevel::kZero2, false}, Layout{3, ZeroLevel::kZero2, true}),
+                         testing::Values(Layout{1, ZeroLevel::kZero0, false}, Layout{1, ZeroLevel::kZero3, true},
+                                         Layout{2, ZeroLevel::kZero0, true}, Layout{2, ZeroLevel::kZero1, false},
+                                         Layout{2, ZeroLevel::kZero1, true}, Layout{2, ZeroLevel::kZero2, false},
+                                         Layout{2, ZeroLevel::kZero3, false}, Layout{2, ZeroLevel::kZero3, true},
+                                         Layout{3, ZeroLevel::kZero0, false}, Layout{3, ZeroLevel::kZero1, true},
+                                         Layout{3, ZeroLevel::kZero2, true}, Layout{3, ZeroLevel::kZero3, false}),
                          LayoutName);
 
 // What ranks use in production; WideRun has micro-batches, and so ranks, without a picture.
 INSTANTIATE_TEST_SUITE_P(Transports, EqualityTest,
                          testing::Values(Layout{2, ZeroLevel::kZero2, false, Transport::kSharedMemory},
                                          Layout{2, ZeroLevel::kZero0, true, Transport::kSharedMemory},
-                                         Layout{3, ZeroLevel::kZero2, true, Transport::kSharedMemory},
-                                         Layout{2, ZeroLevel::kZero2, true, Transport::kTcp},
+                                         Layout{2, ZeroLevel::kZero1, false, Transport::kSharedMemory},
+                                         Layout{3, ZeroLevel::kZero3, true, Transport::kSharedMemory},
+                                         Layout{2, ZeroLevel::kZero3, true, Transport::kTcp},
                                          Layout{3, ZeroLevel::kZero0, false, Transport::kTcp}),
                          LayoutName);
 
@@ -91,6 +93,30 @@ TEST(TrainingStepTest, RecomputeGivesTheSameBitsWithFewerActivations) {
   ExpectEqualBits(saved, recomputed, "recompute");
   EXPECT_GT(recomputed.ledgers[0].resident.activations, 0);
   EXPECT_LT(recomputed.ledgers[0].resident.activations, saved.ledgers[0].resident.activations);
+}
+
+TEST(TrainingStepTest, EveryGroupHasItsOwnRate) {
+  GangOptions options = WideRun();
+  options.steps = 0;
+  const GangResult before = RunGang(options);
+  options.steps = 1;
+  for (const bool connector_rests : {true, false}) {
+    options.training = GangOptions::DefaultTraining();
+    const double of_connector = connector_rests ? 0 : 1e-3;
+    options.training.optimizer.lr = 1e-3 - of_connector;
+    options.training.optimizer.rules = {{"connector", of_connector, 0.1}};
+    const GangResult after = RunGang(options);
+    int resting = 0, moving = 0;
+    for (const auto& [name, weight] : after.weights) {
+      if (name.find(".post.") != std::string::npos) continue;  // no result needs it, so nothing moves it
+      const bool is_connector = name.find("projector") != std::string::npos;
+      const bool rests = is_connector == connector_rests;
+      EXPECT_EQ(EqualBits(weight, before.weights.at(name)), rests) << name;
+      ++(rests ? resting : moving);
+    }
+    EXPECT_GT(resting, 0);
+    EXPECT_GT(moving, 0);
+  }
 }
 
 TEST(TrainingStepTest, PrefetchDepthDoesNotChangeBits) {
@@ -110,7 +136,7 @@ TEST(TrainingStepTest, Bf16ComputeWithFp32MastersIsEqualOnAnyWorldToo) {
   const GangResult one = RunGang(options);
   EXPECT_EQ(one.weights.at("language_model.embed.weight").scalar_type(), at::kBFloat16);
   options.world = 2;
-  for (ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero2}) {
+  for (ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero1, ZeroLevel::kZero2, ZeroLevel::kZero3}) {
     options.zero = zero;
     ExpectEqualBits(one, RunGang(options), "bf16");
   }
