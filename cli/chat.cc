@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "cli/checkpoint_verbs.h"
+#include "cli/model_show.h"
 #include "cli/stage_choice.h"
 
 namespace vlm::cli {
@@ -31,17 +32,13 @@ absl::StatusOr<int> Chat(const Context& context, const ChatArguments& arguments)
     return absl::InvalidArgumentError("which model? give --model FOLDER or --job JOB");
   }
   VLM_ASSIGN_OR_RETURN(const std::string folder, ModelFolder(context, arguments));
-  const std::string trainer = absl::StrCat(context.program_folder, "/vlm-trainer");
-  if (!context.files->Stat(trainer).ok()) {
-    return absl::NotFoundError(absl::StrCat("vlm-trainer must be beside vlmctl; there is no ", trainer));
-  }
   std::vector<std::string> command = {"chat",          "--model",  folder,          "--image",
                                       arguments.image, "--prompt", arguments.prompt};
   if (arguments.max_tokens > 0) {
     command.push_back("--max-tokens");
     command.push_back(absl::StrCat(arguments.max_tokens));
   }
-  return context.run_program(trainer, command);
+  return RunTrainer(context, command);
 }
 
 }  // namespace vlm::cli

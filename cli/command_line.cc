@@ -14,6 +14,7 @@
 #include "cli/curve.h"
 #include "cli/job_verbs.h"
 #include "cli/logs.h"
+#include "cli/model_show.h"
 #include "cli/spec_verbs.h"
 #include "spec/schema.h"
 
@@ -197,6 +198,7 @@ class Commands {
     chat->add_option("--max-tokens", chat_.max_tokens, "Longest answer, in tokens: 1 to 4096")
         ->check(CLI::Range(1, 4096).description(""))
         ->type_name("TOKENS");
+    AddModelVerbs();
     CLI::App* const render =
         Add(&app_, "render", "Prints a job file after composition, with the origin of each value", false,
             [this](const Context& context) { return Render(context, submit_.file, submit_.overrides); });
@@ -206,6 +208,24 @@ class Commands {
                                   [this](const Context& context) { return Explain(context, path_); });
     explain->add_option("PATH", path_, "For example spec.stages.train.lr")->required();
     Add(&app_, "version", "Prints the version", true, Version);
+  }
+
+  void AddModelVerbs() {
+    CLI::App* const model = app_.add_subcommand("model", "Models of a job file");
+    model->require_subcommand(1);
+    model->fallthrough();
+    model->footer(kVerbFooter);
+    CLI::App* const show =
+        model->add_subcommand("show", "Parameters, parameter groups and memory of a training stage, before it runs");
+    show->fallthrough();
+    show->footer("Its exit code is that of vlm-trainer.\n" + std::string(kVerbFooter));
+    verbs_.push_back({show, false, [this](const Context& context) { return ModelShow(context, model_show_); }});
+    show->add_option("FILE", model_show_.file, "Job file")->required();
+    show->add_option("--stage", model_show_.stage, "Stage (else the last that trains)")->type_name("STAGE");
+    show->add_option("--ranks", model_show_.ranks, "Ranks, 1 to 1024 (else the most that the stage may have)")
+        ->check(CLI::Range(1, 1024).description(""))
+        ->type_name("RANKS");
+    AddSet(show, &model_show_.overrides);
   }
 
   static void AddSet(CLI::App* verb, std::vector<std::string>* overrides) {
@@ -223,6 +243,7 @@ class Commands {
   LogsArguments logs_;
   CurveArguments curve_;
   ChatArguments chat_;
+  ModelShowArguments model_show_;
   std::string job_, step_, to_, note_, path_;
   absl::Duration timeout_ = absl::InfiniteDuration();
 };

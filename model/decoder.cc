@@ -233,6 +233,16 @@ class DecoderBlock : public Unit {
     return std::make_unique<DecoderTape>(shape_, params, needs_grad[0], std::move(state), std::move(out));
   }
 
+  // Kept is BlockState: both norms with their rows' factors, qkv, what attention gave and its log-sum-exp, y, gate and
+  // up, their product. Backward holds the gradients of most of these at its end.
+  Footprint Needs(const Counts& counts, int64_t element_bytes) const override {
+    const int64_t d = shape_.hidden, f = shape_.feed_forward, heads = shape_.heads * shape_.size;
+    const int64_t qkv = heads + 2 * shape_.key_heads * shape_.size, rows = element_bytes * counts.tokens;
+    return {.kept = rows * (3 * d + qkv + heads + 3 * f) + 4 * counts.tokens * (shape_.heads + 2),
+            .forward = rows * heads,
+            .backward = rows * (3 * f + 3 * d + heads + qkv)};
+  }
+
  private:
   // The forward pass without autograd; keeps what Backward needs when `state` is given.
   at::Tensor Run(const UnitContext& context, const Params& params, const at::Tensor& input, const at::Tensor& rotary,

@@ -43,6 +43,8 @@ absl::Status Refuse(const std::string& node, const std::string& what) {
 
 }  // namespace
 
+Footprint Unit::Needs(const Counts&, int64_t) const { return {}; }
+
 absl::Status Graph::Add(std::string name, std::unique_ptr<Unit> unit, Presence when) {
   const auto same_name = [&](const Node& node) { return node.name == name; };
   if (std::any_of(nodes.begin(), nodes.end(), same_name)) return Refuse(name, "a node of this name exists");

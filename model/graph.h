@@ -122,6 +122,13 @@ class Tape {
   virtual Values Backward(const Values& grad_outputs, GradSink* sink) = 0;
 };
 
+// Bytes that one node needs for one micro-batch on the CPU, gradients of everything taken as wanted.
+struct Footprint {
+  int64_t kept = 0;      // from Record with Save::kGraph to the end of Backward, beside inputs and outputs
+  int64_t forward = 0;   // the most that Forward and Record hold beside inputs, outputs and `kept`
+  int64_t backward = 0;  // the most that Backward holds beside `kept`, its results included; slots are the engine's
+};
+
 // One computation. Immutable after construction; thread-compatible.
 class Unit {
  public:
@@ -137,6 +144,8 @@ class Unit {
   virtual std::unique_ptr<Tape> Record(const UnitContext& context, const Params& params,
                                        const std::vector<bool>& trainable, const Values& in,
                                        const std::vector<bool>& needs_grad, Save save) const;
+  // Of a micro-batch of such counts, with compute tensors of `element_bytes`. The default: nothing of note.
+  virtual Footprint Needs(const Counts& counts, int64_t element_bytes) const;
 };
 
 enum class Presence { kAlways, kIfImages };  // decided from the step header, not per rank

@@ -1,9 +1,11 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "model/decoder.h"
+#include "model/ops/linear.h"
 #include "model/ops/norm.h"
 #include "model/ops/rows.h"
 #include "model/ops/token_loss.h"
@@ -137,13 +139,28 @@ class HeadUnit : public Unit {
     return std::make_unique<HeadTape>(params, needs_grad[0], std::move(state), AsValues(results));
   }
 
+  // Kept is HeadState after a pass with known coefficients: hidden rows, their norm, the gradients of rows and of the
+  // whole weight. A chunk's logits and their gradient come and go.
+  Footprint Needs(const Counts& counts, int64_t element_bytes) const override {
+    const int64_t d = config_.hidden_size, v = config_.vocab_size, k = counts.targets;
+    const int64_t chunk = std::min(k, ops::TargetsPerChunk(v));
+    return {.kept = element_bytes * 3 * k * d + 4 * v * d + 8 * k,
+            .forward = 4 * 2 * chunk * v,
+            .backward = element_bytes * d * (k + counts.tokens)};
+  }
+
  private:
   at::Tensor NextLogits(const MicroBatch& batch, const Params& params, const at::Tensor& hidden) const {
-    at::Tensor last = at::empty({static_cast<int64_t>(batch.document_starts.size()) - 1}, at::kLong);
-    for (int64_t d = 0; d < last.size(0); ++d) last[d] = batch.document_starts[d + 1] - 1;
-    const at::Tensor rows = hidden.index_select(0, last.to(hidden.device()));
+    const int64_t documents = static_cast<int64_t>(batch.document_starts.size()) - 1;
+    at::Tensor rows = hidden.contiguous();  // where every document has one token
+    if (documents != hidden.size(0)) {
+      at::Tensor last = at::empty({documents}, at::kLong);
+      int64_t* data = last.mutable_data_ptr<int64_t>();
+      for (int64_t d = 0; d < documents; ++d) data[d] = batch.document_starts[d + 1] - 1;
+      rows = hidden.index_select(0, last.to(hidden.device()));
+    }
     const at::Tensor normalized = ops::RmsNormForward(rows, params[kNormWeight], config_.rms_norm_eps).y_ND;
-    return at::mm(normalized, params[kHeadWeight].t()).to(at::kFloat);
+    return ops::Linear(params, {{kHeadWeight}}, normalized).to(at::kFloat);
   }
 
   TextConfig config_;

@@ -26,6 +26,10 @@ class LayerCache {
   // Everything of the row that document d continues, the appended tokens included: [length, G, E].
   at::Tensor Keys(int64_t document) const;
   at::Tensor Values(int64_t document) const;
+  // The same in the memory of all rows, contiguous [rows, capacity, G, E], for kernels; undefined before Append.
+  const at::Tensor& keys_RCGE() const { return keys_RCGE_; }
+  const at::Tensor& values_RCGE() const { return values_RCGE_; }
+  int64_t Row(int64_t document) const { return document_rows_[document]; }
   int64_t Length(int64_t row) const { return lengths_[row]; }
 
  private:

@@ -99,6 +99,13 @@ class PatchEmbeddingUnit : public Unit {
     return std::make_unique<PatchEmbeddingTape>(patches, context.batch->pixels.size(0), Run(params, patches));
   }
 
+  // Kept: the patches cut out.
+  Footprint Needs(const Counts& counts, int64_t element_bytes) const override {
+    const int64_t patch = kChannels * config_.patch_size * config_.patch_size;
+    const int64_t rows = element_bytes * counts.images * config_.Patches();
+    return {.kept = rows * patch, .forward = rows * config_.hidden_size, .backward = rows * config_.hidden_size};
+  }
+
  private:
   static constexpr int64_t kChannels = 3;
 
@@ -272,6 +279,15 @@ class VisionBlock : public Unit {
     return std::make_unique<VisionTape>(shape_, params, needs_grad[0], std::move(state), std::move(out));
   }
 
+  // Kept is BlockState: both norms, qkv, what attention gave and its log-sum-exp, y, the wide layer and its activation.
+  Footprint Needs(const Counts& counts, int64_t element_bytes) const override {
+    const int64_t c = shape_.hidden, f = shape_.feed_forward, patches = counts.images * shape_.patches;
+    const int64_t rows = element_bytes * patches;
+    return {.kept = rows * (7 * c + 2 * f) + 4 * patches * (shape_.heads + 4),
+            .forward = rows * c,
+            .backward = rows * std::max(2 * f, f + 7 * c)};
+  }
+
  private:
   at::Tensor Run(const Params& params, const at::Tensor& input, BlockState* state) const {
     const at::Tensor x = input.contiguous();
@@ -366,6 +382,12 @@ class ProjectorUnit : public Unit {
     return std::make_unique<ProjectorTape>(params, needs_grad[0], x, ops::Linear(params, {{kWeight1, kBias1}}, x));
   }
 
+  // Kept: the inner layer and its activation.
+  Footprint Needs(const Counts& counts, int64_t element_bytes) const override {
+    const int64_t wide = element_bytes * counts.vision_tokens * config_.text.hidden_size;
+    return {.kept = 2 * wide, .forward = 0, .backward = 2 * wide};
+  }
+
  private:
   LlavaConfig config_;
   std::string prefix_, input_, output_;
@@ -414,6 +436,11 @@ class MergeUnit : public Unit {
     const c10::NoGradGuard no_grad;
     const at::Tensor rows = in[1].defined() ? context.batch->image_row_V : at::Tensor();
     return std::make_unique<MergeTape>(rows, needs_grad, Forward(context, params, in)[0]);
+  }
+
+  // Backward makes the gradients of both inputs.
+  Footprint Needs(const Counts& counts, int64_t element_bytes) const override {
+    return {.backward = element_bytes * hidden_ * (counts.tokens + counts.vision_tokens)};
   }
 
  private:

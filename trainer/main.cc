@@ -1,5 +1,6 @@
 // vlm-trainer: one rank of one attempt. Started by vlm-worker, which passes its socket, the attempt and a token in
-// the environment; everything else arrives over the socket. `vlm-trainer chat` answers one question by hand.
+// the environment; everything else arrives over the socket. By hand: `vlm-trainer chat` answers one question,
+// `vlm-trainer model` shows what a stage will train.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -15,6 +16,7 @@
 #include "train/process_memory.h"
 #include "trainer/chat.h"
 #include "trainer/exit_code.h"
+#include "trainer/model_show.h"
 #include "trainer/stages/run_stage.h"
 #include "trainer/worker_link.h"
 #include "trainer/worker_ties.h"
@@ -85,6 +87,16 @@ int RunRank() {
   return code;
 }
 
+// Of a command: its text and a line end, or why not.
+int PrintOrExplain(const char* command, const absl::StatusOr<std::string>& text) {
+  if (!text.ok()) {
+    std::fprintf(stderr, "vlm-trainer %s: %s\n", command, std::string(text.status().message()).c_str());
+    return static_cast<int>(ExitCodeOf(text.status()));
+  }
+  std::printf("%s%s", text->c_str(), text->ends_with('\n') ? "" : "\n");
+  return 0;
+}
+
 }  // namespace
 }  // namespace vlm::trainer
 
@@ -98,6 +110,12 @@ int main(int argc, char** argv) {
   chat->add_option("--prompt", chat_options.prompt, "The question")->required();
   chat->add_option("--max-tokens", chat_options.max_tokens, "Longest answer, in tokens")->check(CLI::Range(1, 4096));
   chat->add_option("--threads", chat_options.threads, "Compute threads")->check(CLI::Range(1, 256));
+  CLI::App* const model = app.add_subcommand("model", "Show what a stage of a job file trains and needs.");
+  vlm::trainer::ModelShowOptions show;
+  model->add_option("FILE", show.job_file, "Job file")->required();
+  model->add_option("--stage", show.stage, "Stage; else the last that trains");
+  model->add_option("--ranks", show.ranks, "Ranks; else the most that the stage may have")->check(CLI::Range(1, 1024));
+  model->add_option("--set", show.overrides, "PATH=VALUE over what the file says")->take_all()->allow_extra_args(false);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -109,15 +127,8 @@ int main(int argc, char** argv) {
     return 0;
   }
   vlm::train::ReuseTensorMemory();
-  if (chat->parsed()) {
-    const absl::StatusOr<std::string> answer = vlm::trainer::Chat(chat_options);
-    if (!answer.ok()) {
-      std::fprintf(stderr, "vlm-trainer chat: %s\n", std::string(answer.status().message()).c_str());
-      return static_cast<int>(vlm::trainer::ExitCodeOf(answer.status()));
-    }
-    std::printf("%s\n", answer->c_str());
-    return 0;
-  }
+  if (chat->parsed()) return vlm::trainer::PrintOrExplain("chat", vlm::trainer::Chat(chat_options));
+  if (model->parsed()) return vlm::trainer::PrintOrExplain("model", vlm::trainer::ModelShow(show));
   vlm::ArmCrashPoints(std::getenv(vlm::kCrashPointsVariable));
   return vlm::trainer::RunRank();
 }

@@ -9,6 +9,9 @@
 namespace vlm::model::ops {
 namespace {
 
+// Fewer elements are not worth handing to another thread.
+constexpr int64_t kElementsPerTask = 1 << 14;
+
 const char* Approximation(GeluKind kind) { return kind == GeluKind::kTanh ? "tanh" : "none"; }
 
 bool Fused(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat && x.is_contiguous(); }
@@ -50,6 +53,38 @@ at::Tensor FusedSwiGluBackward(const at::Tensor& da_NF, const at::Tensor& gate_u
   return result;
 }
 
+// tanh GELU is x s with s = sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3): 1 + tanh(u) = 2 sigmoid(2u).
+constexpr float kTwiceRoot = 1.5957691216057308f, kCube = 0.044715f;
+
+at::Tensor FusedGeluTanh(const at::Tensor& input) {
+  at::Tensor result = at::empty_like(input);
+  const float* x = input.const_data_ptr<float>();
+  float* y = result.mutable_data_ptr<float>();
+  ParallelRows(input.numel(), kElementsPerTask, [=](int64_t begin, int64_t end) __attribute__((always_inline)) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      y[i] = x[i] / (1.0f + Exp(-kTwiceRoot * (x[i] + kCube * x[i] * x[i] * x[i])));
+    }
+  });
+  return result;
+}
+
+// dy (s + x s (1 - s) 2u').
+at::Tensor FusedGeluTanhBackward(const at::Tensor& gradient, const at::Tensor& input) {
+  at::Tensor result = at::empty_like(input);
+  const float *x = input.const_data_ptr<float>(), *dy = gradient.const_data_ptr<float>();
+  float* d = result.mutable_data_ptr<float>();
+  ParallelRows(input.numel(), kElementsPerTask, [=](int64_t begin, int64_t end) __attribute__((always_inline)) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const float square = kCube * x[i] * x[i];
+      const float s = 1.0f / (1.0f + Exp(-kTwiceRoot * (x[i] + square * x[i])));
+      d[i] = dy[i] * s * (1.0f + x[i] * (1.0f - s) * kTwiceRoot * (1.0f + 3.0f * square));
+    }
+  });
+  return result;
+}
+
 }  // namespace
 
 at::Tensor SwiGlu(const at::Tensor& gate_up) {
@@ -65,9 +100,13 @@ at::Tensor SwiGluBackward(const at::Tensor& da_NF, const at::Tensor& gate_up) {
   return at::cat({at::silu_backward(da_NF * up, gate), da_NF * at::silu(gate)}, 1);
 }
 
-at::Tensor Gelu(const at::Tensor& x, GeluKind kind) { return at::gelu(x, Approximation(kind)); }
+at::Tensor Gelu(const at::Tensor& x, GeluKind kind) {
+  if (kind == GeluKind::kTanh && !c10::GradMode::is_enabled() && Fused(x)) return FusedGeluTanh(x);
+  return at::gelu(x, Approximation(kind));
+}
 
 at::Tensor GeluBackward(const at::Tensor& dy, const at::Tensor& x, GeluKind kind) {
+  if (kind == GeluKind::kTanh && Fused(dy) && Fused(x)) return FusedGeluTanhBackward(dy, x);
   return at::gelu_backward(dy, x, Approximation(kind));
 }
 

@@ -34,7 +34,12 @@ struct AttentionCall {
   at::Tensor out, log_sum_exp;
 };
 
-// A forward pass that can be followed by Backward. Hand-batched flash calls on the CPU; the definition elsewhere.
+struct ShortDocument {
+  int64_t first_token = 0, length = 0;
+};
+
+// A forward pass that can be followed by Backward. On the CPU ShortAttention for short documents in fp32 and
+// hand-batched flash calls for others; the definition elsewhere.
 class AttentionTape {
  public:
   static AttentionTape Record(const AttentionInput& in, const std::vector<int64_t>& document_starts,
@@ -44,11 +49,16 @@ class AttentionTape {
   void Backward(const at::Tensor& d_out_NHE, AttentionInput d);
 
  private:
+  void RecordShortDocuments();
+  void BackwardShortDocuments(const at::Tensor& d_out_NHE, const AttentionInput& d) const;
+
   AttentionInput in_;
   AttentionRule rule_ = AttentionRule::kCausal;
   at::Tensor out_NHE_;
-  std::vector<AttentionCall> calls_;  // empty: the graph of out_NHE_ was recorded by autograd
-  at::Tensor recorded_out_;
+  std::vector<AttentionCall> calls_;
+  std::vector<ShortDocument> short_documents_;
+  at::Tensor short_log_sum_exp_;  // by document, then head, then token
+  at::Tensor recorded_out_;       // defined: the graph of out_NHE_ was recorded by autograd
 };
 
 // One new token per document against everything its row of the cache holds (the token itself included): q [B, H, E]

@@ -8,6 +8,7 @@
 
 #include "model/ops/exp.h"
 #include "model/ops/parallel.h"
+#include "model/ops/product_threads.h"
 
 namespace vlm::model::ops {
 namespace {
@@ -20,6 +21,7 @@ at::ScalarType LossType(const at::Tensor& hidden) {
 }
 
 at::Tensor Logits(const HeadInput& in, int64_t begin, int64_t count) {
+  const ProductThreads threads(count, in.weight_VD.size(0));
   return at::mm(in.hidden_KD.narrow(0, begin, count), in.weight_VD.t()).to(LossType(in.hidden_KD));
 }
 
@@ -148,11 +150,13 @@ class GradientWriter {
     const int64_t count = d_logits.size(0);
     const at::Tensor dl = d_logits.to(in_.weight_VD.scalar_type());
     if (gradients_.d_hidden_KD.defined()) {
+      const ProductThreads threads(count, in_.weight_VD.size(1));
       at::Tensor place = gradients_.d_hidden_KD.narrow(0, begin, count);
       at::mm_out(place, dl, in_.weight_VD);
     }
     if (!weight_.defined()) return;
     const at::Tensor hidden = in_.hidden_KD.narrow(0, begin, count);
+    const ProductThreads threads(weight_.size(0), weight_.size(1));
     if (weight_.scalar_type() == dl.scalar_type()) {
       weight_.addmm_(dl.t(), hidden);
     } else {

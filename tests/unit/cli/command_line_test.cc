@@ -143,6 +143,17 @@ TEST_F(CommandLineTest, ChatRunsTheTrainerBesideVlmctlAndPassesItsExitCode) {
                                                  "--prompt", "what?", "--max-tokens", "8")));
 }
 
+TEST_F(CommandLineTest, ModelShowHandsTheJobFileToTheTrainer) {
+  WriteFile("vlm-trainer", "");
+  program_exit_code_ = 64;
+  EXPECT_EQ(Run({"model", "show", "job.yaml", "--stage", "sft", "--ranks", "4", "--set", "spec.seed=8", "--set",
+                 "spec.ranks.max=4"}),
+            64);
+  EXPECT_THAT(programs_,
+              ElementsAre(ElementsAre(folder_ + "/vlm-trainer", "model", "job.yaml", "--stage", "sft", "--ranks", "4",
+                                      "--set", "spec.seed=8", "--set", "spec.ranks.max=4")));
+}
+
 TEST_F(CommandLineTest, ChatFindsTheModelOfAJob) {
   WriteFile("vlm-trainer", "");
   v1::Job job;

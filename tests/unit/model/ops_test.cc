@@ -117,6 +117,24 @@ TEST_F(OpsTest, LinearGradients) {
   ExpectClose(LinearInputGradient(apart, group, dy), LinearInputGradient(params, group, dy), 1e-14, "apart dx");
 }
 
+// Few rows take a kernel of their own: the values of the definition, and for a row the same bits beside any others.
+TEST_F(OpsTest, LinearOfFewRowsMatchesTheDefinition) {
+  const at::Tensor weight = Random({83, 37}, "w"), bias = Random({83}, "b");
+  const LinearGroup group = {{0, 1}};
+  const Params wide = {weight, bias}, narrow = {weight.to(at::kFloat), bias.to(at::kFloat)};
+  at::Tensor last;
+  for (const int64_t rows : {1, 2, 3, 8, 15, 16, 17}) {
+    const at::Tensor x = Random({rows, 37}, "x"), residual = Random({rows, 83}, "r");
+    const at::Tensor fp32 = x.to(at::kFloat), got = Linear(narrow, group, fp32);
+    ExpectClose(got, Linear(wide, group, x), kFp32Relative, "linear");
+    ExpectClose(Linear(narrow, {{0}}, fp32), Linear(wide, {{0}}, x), kFp32Relative, "no bias");
+    ExpectClose(LinearAdd(narrow, group[0], fp32, residual.to(at::kFloat)), LinearAdd(wide, group[0], x, residual),
+                kFp32Relative, "residual");
+    if (last.defined() && rows <= 16) EXPECT_TRUE(at::equal(got.narrow(0, 0, last.size(0)), last)) << rows;
+    last = got;
+  }
+}
+
 TEST_F(OpsTest, ColumnSums) {
   for (const int64_t rows : {0, 1, 64, 65, 300}) {
     const at::Tensor y = Random({rows, 9}, "y");
@@ -134,6 +152,11 @@ TEST_F(OpsTest, ActivationGradients) {
   ExpectClose(SwiGlu(wide.to(at::kFloat)), SwiGlu(wide), kFp32Relative, "fp32 swiglu");
   ExpectClose(SwiGluBackward(dy.to(at::kFloat), wide.to(at::kFloat)), SwiGluBackward(dy, wide), kFp32Relative,
               "fp32 swiglu backward");
+  const GeluKind tanh = GeluKind::kTanh;
+  const at::Tensor spread = wide * 4;  // into both tails
+  ExpectClose(Gelu(spread.to(at::kFloat), tanh), Gelu(spread, tanh), kFp32Relative, "fp32 gelu");
+  ExpectClose(GeluBackward(wide.to(at::kFloat), spread.to(at::kFloat), tanh), GeluBackward(wide, spread, tanh),
+              kFp32Relative, "fp32 gelu backward");
 }
 
 TEST_F(OpsTest, RotaryIsARotationOfHalves) {

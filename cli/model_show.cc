@@ -1,0 +1,23 @@
+#include "cli/model_show.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace vlm::cli {
+
+absl::StatusOr<int> RunTrainer(const Context& context, const std::vector<std::string>& arguments) {
+  const std::string trainer = absl::StrCat(context.program_folder, "/vlm-trainer");
+  if (!context.files->Stat(trainer).ok()) {
+    return absl::NotFoundError(absl::StrCat("vlm-trainer must be beside vlmctl; there is no ", trainer));
+  }
+  return context.run_program(trainer, arguments);
+}
+
+absl::StatusOr<int> ModelShow(const Context& context, const ModelShowArguments& arguments) {
+  std::vector<std::string> command = {"model", arguments.file};
+  if (!arguments.stage.empty()) command.insert(command.end(), {"--stage", arguments.stage});
+  if (arguments.ranks > 0) command.insert(command.end(), {"--ranks", absl::StrCat(arguments.ranks)});
+  for (const std::string& override : arguments.overrides) command.insert(command.end(), {"--set", override});
+  return RunTrainer(context, command);
+}
+
+}  // namespace vlm::cli

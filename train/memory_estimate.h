@@ -1,0 +1,29 @@
+// How much memory a rank will need, from the model, the schedule and sizes alone: what `vlmctl model show` prints.
+#ifndef VLM_TRAIN_MEMORY_ESTIMATE_H_
+#define VLM_TRAIN_MEMORY_ESTIMATE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "model/graph.h"
+#include "train/buckets.h"
+#include "train/ledger.h"
+#include "train/parameter_store.h"
+#include "train/schedule.h"
+
+namespace vlm::train {
+
+// Parameters, gathered, gradients, master and moments by the formulas of train/ledger.h, so equal to what the store's
+// ledger counts. Activations: the peak over one micro-batch of `counts`, from the units' footprints, within ten per
+// cent of what the CPU's allocator sees in fp32; in bf16 the fp32 copies of single operations come on top.
+ResidentBytes EstimateMemory(const model::Graph& graph, const std::vector<BucketSpec>& buckets,
+                             const Schedule& schedule, const StoreOptions& options, int world,
+                             const model::Counts& counts);
+
+// The largest sum of activations at one time while `schedule` runs.
+int64_t PeakActivations(const model::Graph& graph, const Schedule& schedule, const model::Counts& counts,
+                        int64_t element_bytes);
+
+}  // namespace vlm::train
+
+#endif  // VLM_TRAIN_MEMORY_ESTIMATE_H_
