@@ -75,11 +75,13 @@ TEST_F(LoaderTest, IndexAgreesWithWhatIsLoaded) {
   }
 }
 
+// The digest over the ids of a step's samples is the global batch's, on every rank.
 TEST_F(LoaderTest, AnyNumberOfRanksSeesTheSameMicroBatches) {
+  using Batches = std::map<std::pair<uint64_t, uint32_t>, std::vector<int64_t>>;
   for (const bool packing : {false, true}) {
-    std::map<std::pair<uint64_t, uint32_t>, std::vector<int64_t>> one, many;
-    std::vector<Digest> digests_one, digests_many;
-    for (const int world : {1, 3}) {
+    std::map<int, Batches> batches;                              // by number of ranks
+    std::map<std::pair<int, int>, std::vector<Digest>> digests;  // by number of ranks and rank
+    for (const int world : {1, 2, 3, 5}) {
       for (int rank = 0; rank < world; ++rank) {
         const std::unique_ptr<Loader> loader =
             Loader::Start(Plan(packing), reader_.get(), {}, 1, {.rank = rank, .world = world, .threads = 2});
@@ -88,19 +90,22 @@ TEST_F(LoaderTest, AnyNumberOfRanksSeesTheSameMicroBatches) {
           ASSERT_TRUE(loaded.ok()) << loaded.status();
           EXPECT_EQ(loaded->step, step);
           EXPECT_EQ(loaded->micro_batches, 4u);
-          if (rank == 0) (world == 1 ? digests_one : digests_many).push_back(loaded->samples);
+          digests[{world, rank}].push_back(loaded->samples);
           for (const HostMicroBatch& batch : loaded->mine) {
             EXPECT_EQ(batch.index % static_cast<uint32_t>(world), static_cast<uint32_t>(rank));
             EXPECT_EQ(batch.pixels.size(), static_cast<size_t>(batch.images * 3 * kSize * kSize));
             EXPECT_EQ(batch.image_row_V.size(), static_cast<size_t>(batch.images * 16));
-            (world == 1 ? one : many)[{step, batch.index}] = batch.ids_N;
+            batches[world][{step, batch.index}] = batch.ids_N;
           }
         }
       }
+      EXPECT_EQ(batches[world].size(), 24u);
+      EXPECT_EQ(batches[world], batches[1]) << world << " ranks";
     }
-    EXPECT_EQ(one.size(), 24u);
-    EXPECT_EQ(one, many);
-    EXPECT_EQ(digests_one, digests_many);
+    for (const auto& [gang, steps] : digests) {
+      EXPECT_EQ(steps, (digests[{1, 0}])) << "rank " << gang.second << " of " << gang.first;
+    }
+    EXPECT_NE((digests[{1, 0}][0]), (digests[{1, 0}][1]));
   }
 }
 
