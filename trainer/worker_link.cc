@@ -20,6 +20,7 @@ namespace {
 constexpr char kAttach[] = "/vlm.v1.TrainerService/Attach";
 constexpr absl::Duration kStartTimeout = absl::Seconds(60);
 constexpr absl::Duration kReconnect = absl::Milliseconds(500);
+constexpr absl::Duration kEndMax = absl::Seconds(1);  // a worker that does not answer is not waited for
 constexpr size_t kMetricsWaitingMax = 10'000;
 constexpr size_t kMetricsPerMessage = 500;
 constexpr size_t kFailureBytesMax = 4096;
@@ -151,6 +152,7 @@ class GrpcWorkerLink final : public WorkerLink {
       changed_.NotifyAll();
     }
     if (beats_.joinable()) beats_.join();
+    EndStream();
   }
 
   const Assignment& assignment() const override { return assignment_; }
@@ -245,6 +247,21 @@ class GrpcWorkerLink final : public WorkerLink {
   std::shared_ptr<Inbox> CurrentInbox() {
     MutexLock lock(&mutex_);
     return inbox_;
+  }
+
+  // Waits until the worker has taken what was sent last: a stream that is dropped takes its queue with it.
+  void EndStream() {
+    const std::shared_ptr<Inbox> inbox = CurrentInbox();
+    {
+      MutexLock lock(&mutex_);
+      if (stream_ == nullptr) return;
+      stream_->Close(absl::OkStatus());
+    }
+    const absl::Duration end = clock_->Monotonic() + kEndMax;
+    MutexLock lock(&inbox->mutex);
+    while (!inbox->closed && clock_->Monotonic() < end) {
+      inbox->changed.WaitFor(&inbox->mutex, end - clock_->Monotonic());
+    }
   }
 
   absl::Status Attach() {

@@ -59,6 +59,7 @@ class PlayedWorker {
   bool WaitForEndpoints(int count) {
     return WaitUntil([count](const State& state) { return state.endpoints >= count; });
   }
+  int points() { return Count(&State::points); }
   std::string failure() {
     MutexLock lock(&state_->mutex);
     return state_->failure;
@@ -69,7 +70,7 @@ class PlayedWorker {
     Mutex mutex;
     CondVar changed;
     std::shared_ptr<rpc::Stream> stream;
-    int hellos = 0, beats = 0, endpoints = 0;
+    int hellos = 0, beats = 0, endpoints = 0, points = 0;
     std::string failure;
   };
   class Receiver final : public rpc::StreamReceiver {
@@ -91,6 +92,7 @@ class PlayedWorker {
       state_->hellos += message.has_hello();
       state_->beats += message.has_beat();
       state_->endpoints += message.has_endpoint();
+      state_->points += message.metrics().points_size();
       if (message.has_failure()) state_->failure = message.failure().message();
       state_->changed.NotifyAll();
     }
@@ -179,6 +181,14 @@ TEST_F(WorkerLinkTest, AFailureIsSentBeforeTheCallReturns) {
   // Sent is not yet received: the next beat follows it on the same stream.
   ASSERT_TRUE(worker_.WaitForBeats(2));
   EXPECT_EQ(worker_.failure(), "row 7 has no image");
+}
+
+// A rank's last words, as its process ends: the count of a pool, the loss of the last step.
+TEST_F(WorkerLinkTest, WhatIsQueuedArrivesBeforeTheLinkEnds) {
+  for (uint64_t step = 0; step < 5000; ++step) link_->AddMetric("loss", step, 1);
+  link_->Flush();
+  link_.reset();
+  EXPECT_EQ(worker_.points(), 5000);
 }
 
 TEST_F(WorkerLinkTest, PeersThatAreNotReadyInTimeAreUnavailable) {
