@@ -30,7 +30,8 @@ constexpr int kOperationsMax = 96;
 constexpr uint64_t kSessions = 3;
 constexpr int kWakesMax = 64;
 
-spec::Job TwoStages(bool patient) {
+// `patient`: nothing is retried. `free`: the gang waits for nobody and stands first.
+spec::Job TwoStages(bool patient, bool free) {
   spec::Job job;
   job.name = patient ? "patient" : "job";
   spec::Stage pool;
@@ -42,10 +43,10 @@ spec::Job TwoStages(bool patient) {
   spec::Stage gang;
   gang.name = "pretrain";
   gang.kind = spec::StageKind::kPretrain;
-  gang.needs = {pool.name};
+  if (!free) gang.needs = {pool.name};
   gang.ranks = {1, 2};
   gang.settings = spec::TrainingSettings{};
-  job.stages = {pool, gang};
+  job.stages = free ? std::vector<spec::Stage>{gang, pool} : std::vector<spec::Stage>{pool, gang};
   job.no_progress_restarts_max = 2;
   for (int number = 1; number <= 12; ++number) {
     job.retry[static_cast<spec::FailureClass>(number)] = {patient ? 0 : 2, absl::Seconds(1), 2, absl::Seconds(8)};
@@ -125,6 +126,7 @@ class FuzzedCoordinator {
       answered_ = true;
       if (const auto* leases = std::get_if<v1::LeaseShardsResponse>(&reply.response)) {
         for (const auto& lease : leases->leases()) Learn("lease_id", lease.lease_id());
+        leased_.assign(leases->leases().begin(), leases->leases().end());
       }
     }
     const absl::Status rules = core_->CheckInvariants();
@@ -223,8 +225,7 @@ class FuzzedCoordinator {
       case 0:
         return SayHello();
       case 1:
-        return Call(
-            SubmitJob{NewCall(), TwoStages(input_.Byte() % 4 == 1), "yaml", absl::StrCat("r", input_.Below(3)), "me"});
+        return Submit();
       case 2:
         return Answer();
       case 3:
@@ -245,6 +246,32 @@ class FuzzedCoordinator {
           message->mutable_result()->set_exit_code(exit_code);
         });
       }
+    }
+  }
+
+  void Submit() {
+    const uint8_t choice = input_.Byte();
+    Call(SubmitJob{NewCall(), TwoStages(choice % 4 == 1, choice >= 128), "yaml", absl::StrCat("r", input_.Below(3)),
+                   "me"});
+  }
+
+  // As a pool's rank does: leases what there is and commits it.
+  void DoShards() {
+    const std::string uid = StageUidOf(assigned_.second.attempt_id());
+    LeaseShards lease{NewCall(), core_->NodeOf(assigned_.first), {}};
+    lease.request.set_stage_uid(uid);
+    lease.request.set_fence(assigned_.second.fence());
+    lease.request.set_count(1 + input_.Below(4));
+    if (!assigned_.second.ranks().empty()) lease.request.set_rank(assigned_.second.ranks(0).rank());
+    leased_.clear();
+    Call(lease);
+    for (const v1::LeaseShardsResponse::Lease& one : std::exchange(leased_, {})) {
+      CommitShard commit{NewCall(), lease.node_id, {}};
+      commit.request.set_stage_uid(uid);
+      commit.request.set_fence(lease.request.fence());
+      commit.request.set_shard(one.shard());
+      commit.request.set_lease_id(one.lease_id());
+      Call(commit);
     }
   }
 
@@ -313,6 +340,7 @@ class FuzzedCoordinator {
       ++incarnation_;  // streams are numbered anew
       return Start();
     }
+    if (operation == 8) return DoShards();
     Feed(FromWorker{Session(), Read<v1::SessionRequest>()});
   }
 
@@ -376,7 +404,8 @@ class FuzzedCoordinator {
   std::deque<Effect> effects_;  // calls of the checkpoint service that wait for an answer
   std::deque<std::string> nonces_;
   std::deque<std::pair<uint64_t, std::string>> roots_;
-  std::pair<uint64_t, v1::Assign> assigned_;  // the newest, and its session
+  std::pair<uint64_t, v1::Assign> assigned_;            // the newest, and its session
+  std::vector<v1::LeaseShardsResponse::Lease> leased_;  // by the newest call
   uint64_t incarnation_ = 0, epoch_ = 0, call_ = 0, next_call_ = 1;
   bool answered_ = false;
   fuzz::KnownValues known_ = {{{"node_id", {"node-0", "node-1", "node-2"}},
@@ -406,6 +435,9 @@ std::vector<std::string> vlm::fuzz::Seeds() {
   const std::string begin("\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x00\x04", 12);
   std::vector<std::string> seeds = {begin, begin + std::string("\x05\x00\x02\x00\x03\x08", 6),
                                     begin + std::string("\x05\x02\x03\x20\x02\x00\x04\x05\x00", 9),
+                                    // A gang of two; a pool that does all its shards.
+                                    std::string("\x00\x00\x00\x00\x01\x00\x01\x80\x00\x02\x00\x04\x05\x00", 14),
+                                    begin + std::string("\x08\x03\x08\x03\x05\x00\x02\x00\x02\x00\x04\x05\x00", 13),
                                     begin + std::string("\x07\x00\x00\x00\x03\xff\x03\xff", 8)};
   // The pool's shards are leased and committed; then anything.
   Rng rng(RngKey{11});
