@@ -27,14 +27,14 @@ int ResultVersion(StageKind kind) {
   switch (kind) {
     case StageKind::kTokenizer:
       return 1;
-    case StageKind::kIndex:
-      return 3;
     case StageKind::kGenerate:
+      return 2;
+    case StageKind::kIndex:
     case StageKind::kPretrain:
     case StageKind::kAlign:
     case StageKind::kSft:
     case StageKind::kEvaluate:
-      return 2;
+      return 3;
   }
   VLM_CHECK(false, "stage kind without a result version");
 }

@@ -106,10 +106,10 @@ TEST(Canonical, DigestIsStable) {
   EXPECT_EQ(DigestOf(FullJob(), "g"), "3aced51e22f80da51976729f8d6a6b585459c4caaa55319432bd256969301858");
   EXPECT_EQ(DigestOf(FullJob(), "t"), "0e522b16058dbbe5783558ed6dac1c46aa72266172c0025cbe945f5d048bb2d8");
   EXPECT_EQ(DigestOf(FullJob(), "i"), "8dd31cfd2a68394c431475e44b944afef476c3f7c5c77ad6a3e659678030ce60");
-  EXPECT_EQ(DigestOf(FullJob(), "p"), "f2ddb647b545309305380355e0089508acb78e292727b615e8413849be428354");
-  EXPECT_EQ(DigestOf(FullJob(), "a"), "ea6d03448ae24f98a52008193a950d3f6e48dfa6cccb6fc456def439c5d0df10");
-  EXPECT_EQ(DigestOf(FullJob(), "s"), "f5b1d60ab309bd96d540198fbfda11fc68e3f2cc20506848b407e4fe6b3f6e3d");
-  EXPECT_EQ(DigestOf(FullJob(), "e"), "f2a898767c727980055df31c9aa9dbbdad2ad1aa12c0449c2494052d73f2a9df");
+  EXPECT_EQ(DigestOf(FullJob(), "p"), "181142caccf776524d99eaf0f71a7f3c619aea592cf13a4f8289250c06723c98");
+  EXPECT_EQ(DigestOf(FullJob(), "a"), "186d705c9dd2eb7574650c240d2b25fcfb8683d8c80f29920a394bb307753447");
+  EXPECT_EQ(DigestOf(FullJob(), "s"), "dec3f469483c2bc08228552096ec498c5803a8da2f3d9f4efaef41442c89080a");
+  EXPECT_EQ(DigestOf(FullJob(), "e"), "7cef669678fce2f7d733c620b7bd2a24389a9fff152acd9c25e2782ad31ab92e");
 }
 
 TEST(Canonical, DigestIgnoresWhatDoesNotChangeResults) {
