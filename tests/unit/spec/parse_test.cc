@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "base/clock.h"
 #include "tests/unit/spec/job_text.h"
 
 namespace vlm::spec {
@@ -320,20 +319,6 @@ TEST(Parse, ExamplesAreValid) {
     EXPECT_EQ(job.stages.size(), 8u) << path;
     EXPECT_EQ(job.ranks.max, 2) << path;
   }
-}
-
-TEST(Parse, ExampleIsParsedQuickly) {
-  const std::string text = ReadSource("examples/shapes/job.yaml");
-  MustParse(text);
-  constexpr int kRounds = 50;
-  const absl::Duration start = RealClock()->Monotonic();
-  for (int i = 0; i < kRounds; ++i) {
-    Diagnostics diagnostics;
-    ASSERT_TRUE(ParseJob(text, "f", &diagnostics).has_value());
-  }
-  const absl::Duration each = (RealClock()->Monotonic() - start) / kRounds;
-  RecordProperty("microseconds", static_cast<int>(absl::ToInt64Microseconds(each)));
-  EXPECT_LT(each, absl::Milliseconds(100));  // far above what is measured, far below a hang
 }
 
 }  // namespace
