@@ -10,22 +10,25 @@
 namespace vlm::model {
 namespace {
 
-// Tokens [begin, begin + count) of `source_NGE` to place `at` of one row of the cache. A decoding step copies one token
+struct TokenRun {
+  int64_t begin, count;
+};
+
+// Tokens of `source_NGE` to place `at` of one row of the cache. A decoding step copies one token
 // per document and layer: on the CPU by plain memory, not by views.
-void CopyTokens(const at::Tensor& source_NGE, int64_t begin, int64_t count, at::Tensor cache_RCGE, int64_t row,
-                int64_t at) {
+void CopyTokens(const at::Tensor& source_NGE, const TokenRun& run, at::Tensor cache_RCGE, int64_t row, int64_t at) {
   const int64_t token = source_NGE.size(1) * source_NGE.size(2);
   const bool plain = source_NGE.is_cpu() && source_NGE.stride(2) == 1 && source_NGE.stride(1) == source_NGE.size(2);
   if (!plain) {
-    cache_RCGE[row].narrow(0, at, count).copy_(source_NGE.narrow(0, begin, count));
+    cache_RCGE[row].narrow(0, at, run.count).copy_(source_NGE.narrow(0, run.begin, run.count));
     return;
   }
   const size_t item = source_NGE.element_size();
   const auto* source = static_cast<const std::byte*>(source_NGE.const_data_ptr());
   auto* target =
       static_cast<std::byte*>(cache_RCGE.mutable_data_ptr()) + (row * cache_RCGE.size(1) + at) * token * item;
-  for (int64_t t = 0; t < count; ++t) {
-    std::memcpy(target + t * token * item, source + (begin + t) * source_NGE.stride(0) * item, token * item);
+  for (int64_t t = 0; t < run.count; ++t) {
+    std::memcpy(target + t * token * item, source + (run.begin + t) * source_NGE.stride(0) * item, token * item);
   }
 }
 
@@ -45,8 +48,8 @@ void LayerCache::Append(const at::Tensor& k_NGE, const at::Tensor& v_NGE, const 
   for (size_t d = 0; d < document_rows_.size(); ++d) {
     const int64_t row = document_rows_[d], begin = document_starts[d], count = document_starts[d + 1] - begin;
     VLM_CHECK(lengths_[row] + count <= capacity_, "a document outgrew its cache row");
-    CopyTokens(k_NGE, begin, count, keys_RCGE_, row, lengths_[row]);
-    CopyTokens(v_NGE, begin, count, values_RCGE_, row, lengths_[row]);
+    CopyTokens(k_NGE, {begin, count}, keys_RCGE_, row, lengths_[row]);
+    CopyTokens(v_NGE, {begin, count}, values_RCGE_, row, lengths_[row]);
     lengths_[row] += count;
   }
 }

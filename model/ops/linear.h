@@ -2,8 +2,8 @@
 //
 // A group is one or more linear layers with the same input (q, k, v; gate, up): their outputs lie side by side in
 // one matrix. Where the weights lie one after another in memory, as in a bucket, a group is one GEMM.
-// Few rows (generation) in fp32 on the CPU go through a kernel of our own, many through LibTorch's BLAS; a row's bits do
-// not depend on how many there are on either side of that border.
+// Few rows (generation) in fp32 on the CPU go through a kernel of our own, many through LibTorch's BLAS; up to that
+// border a row's bits do not depend on how many rows there are.
 // x is [N, D] contiguous, weights [O_i, D], biases [O_i]; any floating type; CPU or CUDA.
 #ifndef VLM_MODEL_OPS_LINEAR_H_
 #define VLM_MODEL_OPS_LINEAR_H_

@@ -8,8 +8,6 @@
 #include "model/ops/exp.h"
 #include "model/ops/parallel.h"
 
-#define VLM_INLINE __attribute__((always_inline)) inline
-
 namespace vlm::model::ops {
 namespace {
 
@@ -18,7 +16,7 @@ constexpr int64_t kRows = 4, kLanes = 8, kColumns = 2 * kLanes;
 // Rows whose probabilities are kept until they are added into dk and dv.
 constexpr int64_t kBackwardRows = 32;
 
-typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
+using Vector = float __attribute__((vector_size(32), aligned(4), may_alias));
 
 int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -29,16 +27,17 @@ struct Strided {
 
 // c[r][0..15] (+)= sum over i < depth of a(r, i) * b[i][0..15], in order of i.
 template <bool kAdd>
-VLM_INLINE void Tile(const Strided& a, const float* b, int64_t b_row, int64_t depth, float* c, int64_t c_row) {
+__attribute__((always_inline)) inline void Tile(const Strided& a, const ConstRows& b, int64_t depth,
+                                                const MutableRows& c) {
   Vector sums[kRows][2];
   for (int64_t r = 0; r < kRows; ++r) {
     for (int64_t half = 0; half < 2; ++half) {
-      sums[r][half] = kAdd ? *reinterpret_cast<const Vector*>(c + r * c_row + half * kLanes) : Vector{};
+      sums[r][half] = kAdd ? *reinterpret_cast<const Vector*>(c.data + r * c.row + half * kLanes) : Vector{};
     }
   }
   for (int64_t i = 0; i < depth; ++i) {
-    const Vector left = *reinterpret_cast<const Vector*>(b + i * b_row);
-    const Vector right = *reinterpret_cast<const Vector*>(b + i * b_row + kLanes);
+    const Vector left = *reinterpret_cast<const Vector*>(b.data + i * b.row);
+    const Vector right = *reinterpret_cast<const Vector*>(b.data + i * b.row + kLanes);
     const float* column = a.data + i * a.column;
 #pragma GCC unroll 4
     for (int64_t r = 0; r < kRows; ++r) {
@@ -49,7 +48,7 @@ VLM_INLINE void Tile(const Strided& a, const float* b, int64_t b_row, int64_t de
   }
   for (int64_t r = 0; r < kRows; ++r) {
     for (int64_t half = 0; half < 2; ++half) {
-      *reinterpret_cast<Vector*>(c + r * c_row + half * kLanes) = sums[r][half];
+      *reinterpret_cast<Vector*>(c.data + r * c.row + half * kLanes) = sums[r][half];
     }
   }
 }
@@ -68,12 +67,16 @@ struct Padded {
         causal(in.causal) {}
   int64_t numel() const { return length * size; }
   // Keys that row i sees.
-  VLM_INLINE int64_t Visible(int64_t i) const { return causal ? std::min(i + 1, tokens) : tokens; }
+  __attribute__((always_inline)) inline int64_t Visible(int64_t i) const {
+    return causal ? std::min(i + 1, tokens) : tokens;
+  }
   // Whole tiles of keys that a block of rows ending before `last` sees.
-  VLM_INLINE int64_t Columns(int64_t last) const { return causal ? std::min(RoundUp(last, kColumns), length) : length; }
+  __attribute__((always_inline)) inline int64_t Columns(int64_t last) const {
+    return causal ? std::min(RoundUp(last, kColumns), length) : length;
+  }
 };
 
-VLM_INLINE void CopyRows(const Padded& p, const ConstRows& source, float* rows) {
+__attribute__((always_inline)) inline void CopyRows(const Padded& p, const ConstRows& source, float* rows) {
   for (int64_t t = 0; t < p.length; ++t) {
     float* row = rows + t * p.size;
     if (t < p.tokens) std::memcpy(row, source.data + t * source.row, p.real_size * sizeof(float));
@@ -82,27 +85,30 @@ VLM_INLINE void CopyRows(const Padded& p, const ConstRows& source, float* rows) 
   }
 }
 
-VLM_INLINE void Transpose(const Padded& p, const float* rows, float* columns) {
+__attribute__((always_inline)) inline void Transpose(const Padded& p, const float* rows, float* columns) {
   for (int64_t t = 0; t < p.length; ++t) {
     for (int64_t j = 0; j < p.size; ++j) columns[j * p.length + t] = rows[t * p.size + j];
   }
 }
 
-VLM_INLINE void WriteRows(const Padded& p, const float* rows, int64_t first, int64_t last, const MutableRows& target) {
+__attribute__((always_inline)) inline void WriteRows(const Padded& p, const float* rows, int64_t first, int64_t last,
+                                                     const MutableRows& target) {
   for (int64_t t = first; t < std::min(last, p.tokens); ++t) {
     std::memcpy(target.data + t * target.row, rows + (t - first) * p.size, p.real_size * sizeof(float));
   }
 }
 
 // Scores of kRows rows of q against the first `columns` keys, unscaled.
-VLM_INLINE void Scores(const Padded& p, const float* q, const float* keys_transposed, int64_t columns, float* scores) {
+__attribute__((always_inline)) inline void Scores(const Padded& p, const float* q, const float* keys_transposed,
+                                                  int64_t columns, float* scores) {
   for (int64_t j = 0; j < columns; j += kColumns) {
-    Tile<false>({q, p.size, 1}, keys_transposed + j, p.length, p.real_size, scores + j, p.length);
+    Tile<false>({q, p.size, 1}, {keys_transposed + j, p.length}, p.real_size, {scores + j, p.length});
   }
 }
 
 // Row of scores to unnormalised probabilities; zeros from `visible` to `columns`. Returns their sum.
-VLM_INLINE float Exponentials(float* row, int64_t visible, int64_t columns, float scale, float* largest_score) {
+__attribute__((always_inline)) inline float Exponentials(float* row, int64_t visible, int64_t columns, float scale,
+                                                         float* largest_score) {
   float largest = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : largest)
   for (int64_t j = 0; j < visible; ++j) largest = row[j] > largest ? row[j] : largest;
@@ -117,29 +123,40 @@ VLM_INLINE float Exponentials(float* row, int64_t visible, int64_t columns, floa
   return sum;
 }
 
-VLM_INLINE void ForwardHead(const Padded& p, const float* q, const float* keys_transposed, const float* v,
-                            float* scratch, const MutableRows& out, float* lse) {
+struct ForwardArrays {
+  float *q, *v, *keys_transposed;  // padded
+  float *scores, *rows;            // of a block of rows
+  ForwardArrays(const Padded& p, float* scratch)
+      : q(scratch),
+        v(q + p.numel()),
+        keys_transposed(v + p.numel()),
+        scores(keys_transposed + p.numel()),
+        rows(scores + kRows * p.length) {}
+  static int64_t Numel(const Padded& p) { return 3 * p.numel() + kRows * (p.length + p.size); }
+};
+
+__attribute__((always_inline)) inline void ForwardHead(const Padded& p, const ForwardArrays& a, const MutableRows& out,
+                                                       float* lse) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(p.real_size));
-  float *scores = scratch, *rows = scratch + kRows * p.length;
   for (int64_t first = 0; first < p.tokens; first += kRows) {
     const int64_t columns = p.Columns(first + kRows);
-    Scores(p, q + first * p.size, keys_transposed, columns, scores);
+    Scores(p, a.q + first * p.size, a.keys_transposed, columns, a.scores);
     float inverse[kRows];
     for (int64_t r = 0; r < kRows; ++r) {
       float largest = 0;
-      const float sum =
-          Exponentials(scores + r * p.length, p.Visible(std::min(first + r, p.tokens - 1)), columns, scale, &largest);
+      const int64_t visible = p.Visible(std::min(first + r, p.tokens - 1));
+      const float sum = Exponentials(a.scores + r * p.length, visible, columns, scale, &largest);
       inverse[r] = 1.0f / sum;
       if (first + r < p.tokens) lse[first + r] = largest + std::log(sum);
     }
     for (int64_t j = 0; j < p.size; j += kColumns) {
-      Tile<false>({scores, p.length, 1}, v + j, p.size, columns, rows + j, p.size);
+      Tile<false>({a.scores, p.length, 1}, {a.v + j, p.size}, columns, {a.rows + j, p.size});
     }
     for (int64_t r = 0; r < kRows; ++r) {
 #pragma omp simd
-      for (int64_t j = 0; j < p.size; ++j) rows[r * p.size + j] *= inverse[r];
+      for (int64_t j = 0; j < p.size; ++j) a.rows[r * p.size + j] *= inverse[r];
     }
-    WriteRows(p, rows, first, first + kRows, out);
+    WriteRows(p, a.rows, first, first + kRows, out);
   }
 }
 
@@ -158,18 +175,27 @@ struct BackwardArrays {
   static int64_t Numel(const Padded& p) { return 8 * p.numel() + 2 * kBackwardRows * p.length + kRows * p.size; }
 };
 
-// Probabilities of rows [first, first + kRows) and the gradients of their scaled scores:
+// What the gradient of a row's scores needs of the row.
+struct RowTerms {
+  const float *lse, *products;  // products: rowsum(dO O)
+};
+
+// Probabilities of rows [first, first + kRows) and the gradients of their scaled scores, into the arrays of their
+// block:
 //   P = exp(S scale - lse), dS = P (dO V^T - rowsum(dO O)) scale.
-VLM_INLINE void ScoreGradients(const Padded& p, const BackwardArrays& a, int64_t first, const float* lse,
-                               const float* products, float* probabilities, float* d_scores) {
+__attribute__((always_inline)) inline void ScoreGradients(const Padded& p, const BackwardArrays& a,
+                                                          const RowTerms& terms, int64_t block, int64_t first) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(p.real_size));
   const int64_t columns = p.Columns(first + kRows);
+  float* const probabilities = a.probabilities + (first - block) * p.length;
+  float* const d_scores = a.d_scores + (first - block) * p.length;
   Scores(p, a.q + first * p.size, a.keys_transposed, columns, probabilities);
   Scores(p, a.d_out + first * p.size, a.values_transposed, columns, d_scores);
   for (int64_t r = 0; r < kRows; ++r) {
     float *row = probabilities + r * p.length, *d_row = d_scores + r * p.length;
-    const int64_t visible = first + r < p.tokens ? p.Visible(first + r) : 0;
-    const float shift = visible > 0 ? lse[first + r] : 0.0f, product = visible > 0 ? products[first + r] : 0.0f;
+    const bool real = first + r < p.tokens;
+    const int64_t visible = real ? p.Visible(first + r) : 0;
+    const float shift = real ? terms.lse[first + r] : 0.0f, product = real ? terms.products[first + r] : 0.0f;
 #pragma omp simd
     for (int64_t j = 0; j < visible; ++j) {
       row[j] = Exp(row[j] * scale - shift);
@@ -180,50 +206,51 @@ VLM_INLINE void ScoreGradients(const Padded& p, const BackwardArrays& a, int64_t
   }
 }
 
-VLM_INLINE void BackwardHead(const Padded& p, const BackwardArrays& a, const float* lse, const float* products,
-                             const MutableRows& dq) {
+__attribute__((always_inline)) inline void BackwardHead(const Padded& p, const BackwardArrays& a, const RowTerms& terms,
+                                                        const MutableRows& dq) {
   for (int64_t block = 0; block < p.tokens; block += kBackwardRows) {
     const int64_t last = std::min(block + kBackwardRows, RoundUp(p.tokens, kRows));
     const int64_t block_columns = p.Columns(last);
     for (int64_t first = block; first < last; first += kRows) {
-      float* probabilities = a.probabilities + (first - block) * p.length;
-      float* d_scores = a.d_scores + (first - block) * p.length;
-      ScoreGradients(p, a, first, lse, products, probabilities, d_scores);
+      ScoreGradients(p, a, terms, block, first);
       const int64_t columns = p.Columns(first + kRows);
-      for (int64_t r = 0; r < kRows; ++r) {
-        std::fill(probabilities + r * p.length + columns, probabilities + r * p.length + block_columns, 0.0f);
-        std::fill(d_scores + r * p.length + columns, d_scores + r * p.length + block_columns, 0.0f);
+      for (int64_t row = first - block; row < first - block + kRows; ++row) {
+        for (float* array : {a.probabilities, a.d_scores}) {
+          std::fill(array + row * p.length + columns, array + row * p.length + block_columns, 0.0f);
+        }
       }
+      const Strided d_scores = {a.d_scores + (first - block) * p.length, p.length, 1};
       for (int64_t j = 0; j < p.size; j += kColumns) {
-        Tile<false>({d_scores, p.length, 1}, a.k + j, p.size, columns, a.rows + j, p.size);
+        Tile<false>(d_scores, {a.k + j, p.size}, columns, {a.rows + j, p.size});
       }
       WriteRows(p, a.rows, first, first + kRows, dq);
     }
     for (int64_t key = 0; key < block_columns; key += kRows) {
       for (int64_t j = 0; j < p.size; j += kColumns) {
-        Tile<true>({a.probabilities + key, 1, p.length}, a.d_out + block * p.size + j, p.size, last - block,
-                   a.dv + key * p.size + j, p.size);
-        Tile<true>({a.d_scores + key, 1, p.length}, a.q + block * p.size + j, p.size, last - block,
-                   a.dk + key * p.size + j, p.size);
+        Tile<true>({a.probabilities + key, 1, p.length}, {a.d_out + block * p.size + j, p.size}, last - block,
+                   {a.dv + key * p.size + j, p.size});
+        Tile<true>({a.d_scores + key, 1, p.length}, {a.q + block * p.size + j, p.size}, last - block,
+                   {a.dk + key * p.size + j, p.size});
       }
     }
   }
 }
 
-VLM_INLINE void Forward(const ShortAttention& in, const ShortAttentionOutput& output, float* scratch) {
+__attribute__((always_inline)) inline void Forward(const ShortAttention& in, const ShortAttentionOutput& output,
+                                                   float* scratch) {
   const Padded p(in);
-  float *q = scratch, *v = q + p.numel(), *keys_transposed = v + p.numel(), *rest = keys_transposed + p.numel();
-  CopyRows(p, in.k, v);
-  Transpose(p, v, keys_transposed);
-  CopyRows(p, in.v, v);
+  const ForwardArrays a(p, scratch);
+  CopyRows(p, in.k, a.v);
+  Transpose(p, a.v, a.keys_transposed);
+  CopyRows(p, in.v, a.v);
   for (int64_t h = 0; h < in.query_heads; ++h) {
-    CopyRows(p, {in.q.data + h * in.q_head, in.q.row}, q);
-    ForwardHead(p, q, keys_transposed, v, rest, {output.out.data + h * output.out_head, output.out.row},
-                output.lse + h * in.length);
+    CopyRows(p, {in.q.data + h * in.q_head, in.q.row}, a.q);
+    ForwardHead(p, a, {output.out.data + h * output.out_head, output.out.row}, output.lse + h * in.length);
   }
 }
 
-VLM_INLINE void Backward(const ShortAttention& in, const ShortAttentionGradient& g, float* scratch) {
+__attribute__((always_inline)) inline void Backward(const ShortAttention& in, const ShortAttentionGradient& g,
+                                                    float* scratch) {
   const Padded p(in);
   const BackwardArrays a(p, scratch);
   float* products = scratch + BackwardArrays::Numel(p);
@@ -243,7 +270,7 @@ VLM_INLINE void Backward(const ShortAttention& in, const ShortAttentionGradient&
       for (int64_t j = 0; j < p.real_size; ++j) sum += d_out[j] * out[j];
       products[t] = sum;
     }
-    BackwardHead(p, a, g.lse + h * in.length, products, {g.dq.data + h * g.dq_head, g.dq.row});
+    BackwardHead(p, a, {g.lse + h * in.length, products}, {g.dq.data + h * g.dq_head, g.dq.row});
   }
   WriteRows(p, a.dk, 0, p.tokens, g.dk);
   WriteRows(p, a.dv, 0, p.tokens, g.dv);
@@ -260,7 +287,7 @@ float* Scratch(int64_t numel) {
 
 void ForwardShortAttention(const ShortAttention& attention, const ShortAttentionOutput& output) {
   const Padded p(attention);
-  float* scratch = Scratch(3 * p.numel() + kRows * (p.length + p.size));
+  float* scratch = Scratch(ForwardArrays::Numel(p));
   const auto body = [&](int64_t, int64_t) __attribute__((always_inline)) { Forward(attention, output, scratch); };
   HasWideVectors() ? RunWide(body, 0, 1) : body(0, 1);
 }
