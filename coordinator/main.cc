@@ -114,12 +114,12 @@ int main(int argc, char** argv) {
     std::printf("vlm-coordinator %s\n", vlm::kVersion);
     return 0;
   }
+  vlm::ArmCrashPoints(std::getenv(vlm::kCrashPointsVariable));
   const auto level = vlm::telemetry::ParseLogLevel(log_level);
   if (!level.ok()) {
     std::fprintf(stderr, "vlm-coordinator: %s\n", std::string(level.status().message()).c_str());
     return kExitUsage;
   }
   vlm::telemetry::StartLog("vlm-coordinator", *level);
-  vlm::ArmCrashPoints(std::getenv(vlm::kCrashPointsVariable));
   return Serve(std::move(options));
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "rpc/retry.h"
 
 namespace vlm::worker {
@@ -44,8 +45,8 @@ void CallRelay::Forward(std::string method, std::string request, absl::Duration 
       std::make_shared<Try>(Try{.method = std::move(method),
                                 .request = std::move(request),
                                 .end = parts_.clock->Monotonic() + deadline,
-                                .done =
                                 .away_end = parts_.clock->Monotonic() + away_max,
+                                .done =
                                     [this, done = std::move(done)](absl::StatusOr<std::string> answer) {
                                       --forwarded_;
                                       done(std::move(answer));
@@ -71,12 +72,12 @@ void CallRelay::Attempt(std::shared_ptr<Try> attempt) {
             attempt->done(std::move(answer));
             return;
           }
-          const absl::Duration asked = rpc::RetryDelayOf(answer.status()).value_or(absl::ZeroDuration());
           if (relay->parts_.clock->Monotonic() >= attempt->away_end) {
             attempt->done(absl::UnavailableError(
                 absl::StrCat("the coordinator is away: ", attempt->method, ": ", answer.status().message())));
             return;
           }
+          const absl::Duration asked = rpc::RetryDelayOf(answer.status()).value_or(absl::ZeroDuration());
           const absl::Duration pause = std::max(attempt->backoff.Next(), asked);
           const absl::Duration rest = attempt->end - relay->parts_.clock->Monotonic();
           relay->parts_.executor->PostAfter(std::min(pause, std::max(rest, absl::ZeroDuration())), [self, attempt] {
@@ -140,8 +141,8 @@ void CallRelay::SendStored(const std::string& name) {
       std::make_shared<Try>(Try{.method = it->second.call.method,
                                 .request = it->second.call.request,
                                 .end = absl::InfiniteDuration(),
-                                .done = [this, name](absl::StatusOr<std::string> answer) { Settle(name, answer); },
                                 .away_end = absl::InfiniteDuration(),
+                                .done = [this, name](absl::StatusOr<std::string> answer) { Settle(name, answer); },
                                 .backoff = rpc::Backoff(kBackoffMin, kBackoffMax, parts_.jitter.Derive(++calls_))}));
 }
 

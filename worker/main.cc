@@ -190,11 +190,11 @@ int main(int argc, char** argv) {
     std::printf("vlm-worker %s\n", vlm::kVersion);
     return 0;
   }
+  vlm::ArmCrashPoints(std::getenv(vlm::kCrashPointsVariable));
   absl::Status status = vlm::worker::CheckFlags(flags);
   const bool usage = !status.ok();
   if (status.ok()) status = vlm::worker::Run(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "vlm-worker: %s\n", vlm::worker::TextOf(status).c_str());
   return usage || absl::IsInvalidArgument(status) ? vlm::worker::kExitUsage : vlm::worker::kExitFailed;
-  vlm::ArmCrashPoints(std::getenv(vlm::kCrashPointsVariable));
 }
