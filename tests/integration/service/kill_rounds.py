@@ -8,6 +8,7 @@ After each kill and at each job's end it looks for what was lost and for what is
 import collections
 import contextlib
 import dataclasses
+import json
 import os
 import random
 import signal
@@ -129,18 +130,19 @@ class Round:
         self.plan = collections.deque(make_plan(victim, self.rng, points_each))
         self.results = []
         self.before = None  # what was acknowledged the last time that it was asked before a kill
-        self.jobs = 0
+        self.events = []  # of this job, as they were told after the last kill
 
     def run(self, reference):
         while self.plan:
             with Service(self.binaries, crash_points=True) as service:
                 job = service.submit(*JOB)
                 ended = JobEnd(service, job)
-                self.jobs += 1
+                self.events = []
                 while self.plan and self.strike(service, job, ended):
                     self.plan.popleft()
                 service.unset_points()
                 service.wait(job)
+                self.check_events(service, job)
                 check_job(service, job, reference)
         return self.results
 
@@ -170,7 +172,14 @@ class Round:
               f"moves again after {self.results[-1].recovered_s:.1f} s", flush=True)
         if late:
             restore(service, killed)
+        self.check_events(service, job)
         return True
+
+    def check_events(self, service, job):
+        """What was told once is told again, in the same order and words."""
+        events = json.loads(service.vlmctl("describe", job, "-o", "json").stdout)["events"]
+        assert events[:len(self.events)] == self.events, f"events are lost or changed:\n{self.events}\n{events}"
+        self.events = events
 
     def kill_at_random(self, service, job, kill, ended):
         """The names of the processes that are gone; None when the job ended before."""
