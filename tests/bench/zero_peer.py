@@ -1,0 +1,72 @@
+"""The other side of zero_bench: transformers' LLaVA under DDP or FSDP2, over Gloo.
+
+Usage: zero_peer.py WORLD FOLDER ddp|fsdp2_keep|fsdp2 MODEL BATCH.safetensors
+`fsdp2_keep` keeps gathered parameters from forward to backward, as ZeRO-2 does; `fsdp2` frees them, as ZeRO-3. Reads and
+answers as zero_bench does; AdamW, groups and clipping are those of training_step_peer.py.
+"""
+
+import json
+import sys
+import time
+
+import gloo_ranks
+
+HOW, MODEL, BATCH = sys.argv[3:6]
+
+
+def build(rank, world):
+    import torch
+    from safetensors.torch import load_file
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from transformers import LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(MODEL, attn_implementation="sdpa", dtype=torch.float32)
+    model.config.use_cache = model.config.text_config.use_cache = False
+    model.train()
+    if HOW == "ddp":
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    else:
+        mesh = init_device_mesh("cpu", (world,))
+        for layer in gloo_ranks.layers(model):
+            fully_shard(layer, mesh=mesh, reshard_after_forward=HOW == "fsdp2")
+        fully_shard(model, mesh=mesh, reshard_after_forward=HOW == "fsdp2")
+    decays = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW([{"params": decays, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
+                                  lr=1e-4, fused=True)
+    batch = load_file(BATCH)
+    rows = len(batch["ids"]) // world
+    part = {name: tensor[rank * rows:(rank + 1) * rows] for name, tensor in batch.items()}
+
+    def step():
+        loss = model(input_ids=part["ids"], pixel_values=part["pixels"], labels=part["labels"]).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def serve(rank):
+    import torch.distributed as dist
+    import transformers  # noqa: F401: is resident before the model
+    step = None
+    for (request,) in gloo_ranks.requests(rank):
+        seconds, loss = [], 0.0
+        if request == "model":
+            step = build(rank, dist.get_world_size())
+        else:
+            for _ in range(int(request)):
+                start = time.perf_counter()
+                loss = step()
+                seconds.append(time.perf_counter() - start)
+        losses = [None] * dist.get_world_size()
+        dist.all_gather_object(losses, loss)
+        if rank == 0:
+            print(json.dumps({"seconds": seconds, "loss": sum(losses) / len(losses)}), flush=True)
+
+
+gloo_ranks.run(int(sys.argv[1]), sys.argv[2], serve)
