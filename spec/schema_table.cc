@@ -369,8 +369,8 @@ constexpr Field kTable[] = {
      .doc = "Compute type; masters and moments are fp32 in both.", .fallback = "fp32", .choices = "fp32|bf16",
      .later = "fp16", .kinds = kTraining},
     {.path = "spec.stages[].train.zero", .type = kIntegerChoice,
-     .doc = "What is divided among ranks. 0: nothing. 1: optimizer state. 2: gradients too. 3: parameters too, gathered "
-            "for each use. Bits are the same.",
+     .doc = "What is divided among ranks. 0: nothing. 1: optimizer state. 2: gradients too. 3: parameters too, "
+            "gathered for each use. Bits are the same.",
      .fallback = "2", .choices = "0|1|2|3", .kinds = kTraining, .semantic = false},
     {.path = "spec.stages[].train.overlap", .type = kBoolean,
      .doc = "Whether ranks exchange gradients while they compute; no gain where ranks fill the cores.",

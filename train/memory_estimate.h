@@ -13,12 +13,16 @@
 
 namespace vlm::train {
 
+struct EstimatedRank {
+  StoreOptions store;
+  int world = 1;
+};
+
 // Parameters, gathered, gradients, master and moments by the formulas of train/ledger.h, so equal to what the store's
 // ledger counts. Activations: the peak over one micro-batch of `counts`, from the units' footprints, within ten per
 // cent of what the CPU's allocator sees in fp32; in bf16 the fp32 copies of single operations come on top.
 ResidentBytes EstimateMemory(const model::Graph& graph, const std::vector<BucketSpec>& buckets,
-                             const Schedule& schedule, const StoreOptions& options, int world,
-                             const model::Counts& counts);
+                             const Schedule& schedule, const EstimatedRank& rank, const model::Counts& counts);
 
 // The largest sum of activations at one time while `schedule` runs.
 int64_t PeakActivations(const model::Graph& graph, const Schedule& schedule, const model::Counts& counts,

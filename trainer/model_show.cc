@@ -115,8 +115,8 @@ absl::StatusOr<std::string> ModelShow(const ModelShowOptions& options) {
   plan.release_after_use = store.zero == train::ZeroLevel::kZero3 && world > 1;
   const int32_t context = spec::FindStage(job, settings.data.index_stage)->index().context;
   const model::Counts counts = LargestMicroBatch(settings, config, context);
-  const train::ResidentBytes bytes =
-      train::EstimateMemory(graph, buckets, train::Plan(graph, buckets, counts.images > 0, plan), store, world, counts);
+  const train::ResidentBytes bytes = train::EstimateMemory(
+      graph, buckets, train::Plan(graph, buckets, counts.images > 0, plan), {store, world}, counts);
   return absl::StrCat(
       "stage ", stage->name, " (", std::string(spec::StageKindName(stage->kind)), ")\n\n", PartsTable(graph, trainable),
       "\n", groups.ToString(graph),

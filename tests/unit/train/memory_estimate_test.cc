@@ -80,7 +80,7 @@ Measured Measure(const LlavaRunOptions& run_options) {
   plan.recompute = options.recompute;
   const std::vector<BucketSpec>& buckets = run.store()->buckets();
   measured.estimated = EstimateMemory(graph, buckets, Plan(graph, buckets, batch.counts.images > 0, plan),
-                                      run.store()->options(), /*world=*/1, batch.counts);
+                                      {run.store()->options(), /*world=*/1}, batch.counts);
   for (const model::ParamSpec& spec : graph.params) measured.elements += NumElements(spec.shape);
   return measured;
 }
@@ -152,7 +152,7 @@ TEST(MemoryEstimateTest, ResidentClassesAreTheLedgers) {
           const auto rank = static_cast<size_t>(collective->rank());
           ledgers[rank] = run.store()->ledger();
           estimates[rank] = EstimateMemory(run.graph(), buckets, Plan(run.graph(), buckets, true, plan),
-                                           run.store()->options(), world, {});
+                                           {run.store()->options(), world}, {});
         });
         for (size_t rank = 0; rank < ledgers.size(); ++rank) {
           const ResidentBytes &held = ledgers[rank].resident, &expected = estimates[rank];

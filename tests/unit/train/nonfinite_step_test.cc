@@ -99,7 +99,7 @@ TEST_P(NonFiniteStepTest, LeavesParametersMomentsAndCountsAndMovesTheSchedule) {
 std::vector<Case> Cases() {
   constexpr float kNaN = std::numeric_limits<float>::quiet_NaN(), kInfinity = std::numeric_limits<float>::infinity();
   std::vector<Case> cases;
-  for (const ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero2}) {
+  for (const ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero1, ZeroLevel::kZero2, ZeroLevel::kZero3}) {
     for (const int world : {1, 2, 3}) {
       for (int64_t culprit = 0; culprit < world; ++culprit) cases.push_back({world, zero, at::kFloat, culprit, kNaN});
     }
@@ -111,7 +111,7 @@ std::vector<Case> Cases() {
 
 std::string NameOf(const ::testing::TestParamInfo<Case>& info) {
   const Case& one = info.param;
-  return absl::StrCat("World", one.world, "Zero", one.zero == ZeroLevel::kZero0 ? 0 : 2, "MicroBatch", one.micro_batch,
+  return absl::StrCat("World", one.world, "Zero", static_cast<int>(one.zero), "MicroBatch", one.micro_batch,
                       one.compute == at::kFloat ? "" : "Bf16", std::isinf(one.value) ? "Infinity" : "NaN");
 }
 
