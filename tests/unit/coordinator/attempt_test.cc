@@ -40,6 +40,30 @@ class GangAttempt : public testing::Test {
   std::string id_;
 };
 
+TEST(Backoff, BeginsAgainAfterARestart) {
+  ServiceHarness service;
+  uint64_t worker = service.Connect(service.Hello("a"));
+  spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train", {}, {1, 1})});
+  job.retry[spec::FailureClass::kCrash] = {std::nullopt, absl::Seconds(60), 1, absl::Seconds(60)};
+  const std::string id = service.Submit(job);
+  service.RunAttempt(id, "train", {worker});
+  service.Exit(worker, service.AttemptOf(id, "train"), 0, 70);
+  const auto pass = [&](int seconds) {
+    for (int i = 0; i < seconds; ++i) {
+      service.Advance(absl::Seconds(1));
+      service.Beat(worker);
+    }
+  };
+  pass(40);
+  EXPECT_EQ(service.StageView(id, "train").state(), v1::STAGE_STATE_BACKOFF);
+  service.Restart();
+  worker = service.Connect(service.Hello("a"));
+  pass(50);
+  EXPECT_EQ(service.StageView(id, "train").state(), v1::STAGE_STATE_BACKOFF) << "40 s of before do not count";
+  pass(20);
+  EXPECT_EQ(service.StageView(id, "train").state(), v1::STAGE_STATE_ACTIVE);
+}
+
 // A row whose text was cut within a character would not parse at the next start.
 TEST_F(GangAttempt, ALongMessageIsCutBetweenCharacters) {
   Run();

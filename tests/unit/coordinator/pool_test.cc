@@ -164,6 +164,20 @@ TEST_F(PoolAttempt, ThreeFailuresPoisonAShardAndFailTheStage) {
   EXPECT_EQ(Stage().state(), v1::STAGE_STATE_ACTIVE) << "a person's retry gives the shard a new chance";
 }
 
+// As when its rank dies: the next try needs a new fence.
+TEST_F(PoolAttempt, AFinishTaskThatFailsEndsTheAttemptWithItsWords) {
+  DoShards(3);
+  const auto finish = Lease(1, "b");
+  ASSERT_TRUE(finish.ok() && finish->leases_size() == 1 && finish->leases(0).finish()) << finish.status();
+  ASSERT_TRUE(FailOnce(finish->leases(0).shard(), finish->leases(0).lease_id(), "b", "no room for the index").ok());
+  EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_STOPPING);
+  EXPECT_THAT(Stage().reason(), HasSubstr("the finish task failed: no room for the index"));
+  service_.Exit(a_, Id(), 0, 0, 15);
+  service_.Exit(b_, Id(), 1, 0, 15);
+  EXPECT_EQ(Stage().restarts(), 1);
+  EXPECT_EQ(Stage().fence(), 2u);
+}
+
 TEST_F(PoolAttempt, ALongErrorOfAShardIsCutBetweenCharacters) {
   std::string error = "x";
   while (error.size() < 2 * kMessageBytesMax) error += "\xc3\xa9";
