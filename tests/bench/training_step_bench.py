@@ -44,19 +44,21 @@ def write_batches(folder):
 
 
 def start(arguments, threads, folder, words, caches):
-    model = f"{folder}/model"
-    sides = [Side("ours", [arguments.program, model, threads, *words], threads)]
-    peer = lambda how, where: [sys.executable, PEER, model, threads, how, where, *words]
+    model, sides = f"{folder}/model", []
+
+    def add(name, command, allocator="malloc", environment=()):
+        side = Side(name, command, threads, allocator, environment)
+        side.loss = side.ask("all 1")["loss"]  # before the next one starts, which would disturb its first step
+        sides.append(side)
+
+    add("ours", [arguments.program, model, threads, *words])
     for where in ("all", "targets"):
+        peer = lambda how: [sys.executable, PEER, model, threads, how, where, *words]
         for allocator in arguments.allocator:
-            sides.append(Side(f"eager, head on {where}, {allocator}", peer("eager", where), threads, allocator))
+            add(f"eager, head on {where}, {allocator}", peer("eager"), allocator)
         if arguments.compile:
             cache = {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/{threads}-{where}"}  # empty: the first step compiles
-            sides.append(Side(f"compile, head on {where}, {arguments.allocator[-1]}", peer("compile", where), threads,
-                              arguments.allocator[-1], cache))
-        for side in sides:  # one after another, so that starts do not disturb each other
-            if side.first is None:
-                side.loss = side.ask("all 1")["loss"]
+            add(f"compile, head on {where}, {arguments.allocator[-1]}", peer("compile"), arguments.allocator[-1], cache)
     return sides
 
 
@@ -94,10 +96,10 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--allocator", nargs="+", default=allocators())
+    parser.add_argument("--allocator", nargs="+", default=allocators()[:2])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         parameters = llava_folder.write(f"{folder}/model")
