@@ -27,8 +27,8 @@ struct JobServiceDeps {
   const PointStore* points = nullptr;
   const ArtifactRoots* roots = nullptr;
   const StoreSpace* space = nullptr;  // whether a new job may be stored
-  Executor* parser = nullptr;  // job files are parsed here: the slowest part of a submit
-  Executor* reader = nullptr;  // reads of the store
+  Executor* parser = nullptr;         // job files are parsed here: the slowest part of a submit
+  Executor* reader = nullptr;         // reads of the store
   const Clock* clock = nullptr;
   CoordinatorMetrics* metrics = nullptr;
 };

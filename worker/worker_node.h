@@ -27,7 +27,7 @@ struct WorkerNodeOptions {
   std::vector<std::string> environment;  // "NAME=value" passed to trainers beside our own variables
   std::string gpu_lock_folder = "/run/lock";
   std::string memory_events;  // worker/device_probe.h: where ranks that were killed for memory are counted; empty: own
-  std::string build;  // version, for display and comparison
+  std::string build;          // version, for display and comparison
   std::string hostname;
   absl::Duration frozen_after = absl::Seconds(10);
   std::function<void(const std::string&)> note;  // one line for the log; from several threads

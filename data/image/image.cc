@@ -27,18 +27,16 @@ absl::Status CheckLimits(const ImageHeader& header, const DecodeLimits& limits) 
   // Sides are below 2^31, so the product of two fits 64 bits.
   const uint64_t pixels = static_cast<uint64_t>(header.width) * static_cast<uint64_t>(header.height);
   if (pixels > limits.pixels_max) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("picture has more pixels than allowed; shrink it: ", header.width, " x ",
-                     header.height, ", limit ", limits.pixels_max, " pixels"));
+    return absl::ResourceExhaustedError(absl::StrCat("picture has more pixels than allowed; shrink it: ", header.width,
+                                                     " x ", header.height, ", limit ", limits.pixels_max, " pixels"));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckBytes(std::span<const std::byte> bytes, const DecodeLimits& limits) {
   if (bytes.size() <= limits.bytes_max) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("picture file is larger than allowed; shrink it: ", bytes.size(),
-                   " bytes, limit ", limits.bytes_max));
+  return absl::ResourceExhaustedError(absl::StrCat("picture file is larger than allowed; shrink it: ", bytes.size(),
+                                                   " bytes, limit ", limits.bytes_max));
 }
 
 }  // namespace

@@ -149,9 +149,8 @@ TEST_F(CommandLineTest, ModelShowHandsTheJobFileToTheTrainer) {
   EXPECT_EQ(Run({"model", "show", "job.yaml", "--stage", "sft", "--ranks", "4", "--set", "spec.seed=8", "--set",
                  "spec.ranks.max=4"}),
             64);
-  EXPECT_THAT(programs_,
-              ElementsAre(ElementsAre(folder_ + "/vlm-trainer", "model", "job.yaml", "--stage", "sft", "--ranks", "4",
-                                      "--set", "spec.seed=8", "--set", "spec.ranks.max=4")));
+  EXPECT_THAT(programs_, ElementsAre(ElementsAre(folder_ + "/vlm-trainer", "model", "job.yaml", "--stage", "sft",
+                                                 "--ranks", "4", "--set", "spec.seed=8", "--set", "spec.ranks.max=4")));
 }
 
 TEST_F(CommandLineTest, ChatFindsTheModelOfAJob) {
