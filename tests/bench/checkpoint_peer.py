@@ -23,11 +23,12 @@ def build(world):
 
     model = LlavaForConditionalGeneration.from_pretrained(MODEL, attn_implementation="sdpa", dtype=torch.float32)
     model.config.use_cache = model.config.text_config.use_cache = False
+    gloo_ranks.freeze_unused(model)
     mesh = init_device_mesh("cpu", (world,))
     for layer in gloo_ranks.layers(model):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
     batch = load_file(BATCH)
     model(input_ids=batch["ids"], pixel_values=batch["pixels"], labels=batch["labels"]).loss.backward()
     optimizer.step()

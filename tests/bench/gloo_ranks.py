@@ -16,7 +16,7 @@ def run(world, folder, body):
             import torch
             import torch.distributed as dist
             torch.set_num_threads(1)
-            dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+            dist.init_process_group("gloo", init_method=f"file://{os.path.abspath(folder)}/store", rank=rank, world_size=world)
             body(rank)
             dist.destroy_process_group()
             sys.stdout.flush()
@@ -40,3 +40,9 @@ def requests(rank):
 def layers(model):
     """The blocks of text model and encoder, each of which FSDP2 shards as a unit."""
     return [module for module in model.modules() if type(module).__name__.endswith(("DecoderLayer", "EncoderLayer"))]
+
+
+def freeze_unused(model):
+    """What LLaVA does not use of its encoder gets no gradient, which DDP takes for an error."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("post_layernorm" not in name)

@@ -23,6 +23,7 @@ def build(rank, world):
 
     model = LlavaForConditionalGeneration.from_pretrained(MODEL, attn_implementation="sdpa", dtype=torch.float32)
     model.config.use_cache = model.config.text_config.use_cache = False
+    gloo_ranks.freeze_unused(model)
     model.train()
     if HOW == "ddp":
         model = torch.nn.parallel.DistributedDataParallel(model)
@@ -31,8 +32,9 @@ def build(rank, world):
         for layer in gloo_ranks.layers(model):
             fully_shard(layer, mesh=mesh, reshard_after_forward=HOW == "fsdp2")
         fully_shard(model, mesh=mesh, reshard_after_forward=HOW == "fsdp2")
-    decays = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decays = [p for p in trained if p.dim() > 1]
+    others = [p for p in trained if p.dim() <= 1]
     optimizer = torch.optim.AdamW([{"params": decays, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
                                   lr=1e-4, fused=True)
     batch = load_file(BATCH)
