@@ -72,9 +72,10 @@ def drop_pages(folder):
 def fio_seconds(folder, sizes):
     """Of writing and syncing files of these sizes, one after the other; without fio's own start."""
     folder.mkdir()
-    sections = ["[global]", f"directory={folder}", "rw=write", "bs=1M", "ioengine=psync", "end_fsync=1", "stonewall"]
+    sections = ["[global]", f"directory={folder}", "rw=write", "ioengine=psync", "end_fsync=1", "stonewall"]
     for number, size in enumerate(sizes):
-        sections += [f"[file{number}]", f"filename=file{number}", f"size={max(size, 4096)}"]
+        sections += [f"[file{number}]", f"filename=file{number}", f"size={max(size, 4096)}",
+                     f"bs={'1M' if size >= 1 << 20 else '4k'}"]
     job = folder / "job.fio"
     job.write_text("\n".join(sections) + "\n")
     done = subprocess.run(["fio", "--output-format=json", job], check=True, capture_output=True, text=True).stdout
