@@ -122,7 +122,7 @@ CoordinatorMetrics::StageAccount* CoordinatorMetrics::Named(const std::string& j
 }
 
 void CoordinatorMetrics::OnStageRow(const v1::StageRecord& record) {
-  StageAccount& account = stages_[record.stage_uid()];
+  StageAccount& account = stages_.try_emplace(stages_.end(), record.stage_uid())->second;  // restored in this order
   account.job = record.job_id();
   account.stage = record.name();
   uids_[{account.job, account.stage}] = record.stage_uid();

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/time/time.h"
 #include "base/mutex.h"
 #include "coordinator/core/coordinator.h"
@@ -66,7 +67,8 @@ class CoordinatorMetrics {
   telemetry::MetricRegistry* const registry_;
   mutable Mutex mutex_;
   std::map<std::string, StageAccount> stages_ ABSL_GUARDED_BY(mutex_);  // by stage_uid; unfinished ones
-  std::map<std::pair<std::string, std::string>, std::string> uids_ ABSL_GUARDED_BY(mutex_);  // of them, by job and name
+  // Of them, by job and name.
+  absl::flat_hash_map<std::pair<std::string, std::string>, std::string> uids_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, uint64_t> restarts_seen_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, absl::Duration> waited_seen_ ABSL_GUARDED_BY(mutex_);
   int watchers_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -1,5 +1,7 @@
 #include "coordinator/core/coordinator.h"
 
+#include <algorithm>
+#include <map>
 #include <utility>
 #include <variant>
 
@@ -17,6 +19,12 @@ absl::Status Parse(std::string_view family, std::string_view key, std::string_vi
   return absl::DataLossError(
       absl::StrCat("a row of the coordinator's store does not parse; restore the store from a backup: family ",
                    std::string(family), ", key ", absl::CEscape(absl::string_view(key.data(), key.size()))));
+}
+
+// The place of `key`, made if need be; rows come in order of their keys, so it is mostly behind all others.
+template <typename Value>
+Value& At(std::map<std::string, Value>* rows, const std::string& key) {
+  return rows->try_emplace(rows->end(), key)->second;
 }
 
 absl::Status Contradiction(std::string_view what, std::string_view id) {
@@ -64,12 +72,12 @@ absl::Status Coordinator::Core::AddRow(std::string_view family, std::string_view
   absl::Status status;
   if (family == kMetaFamily) return Parse(family, key, value, &ledger_.meta);
   if (family == kJobFamily) {
-    auto& job = ledger_.jobs[id];
+    auto& job = At(&ledger_.jobs, id);
     if (job == nullptr) job = std::make_unique<Job>();
     return Parse(family, key, value, &job->record);
   }
-  if (family == kRequestFamily) return Parse(family, key, value, &ledger_.requests[id]);
-  if (family == kOutputFamily) return Parse(family, key, value, &ledger_.outputs_by_key[id]);
+  if (family == kRequestFamily) return Parse(family, key, value, &At(&ledger_.requests, id));
+  if (family == kOutputFamily) return Parse(family, key, value, &At(&ledger_.outputs_by_key, id));
   if (family == kNodeFamily) {
     v1::NodeRecord record;
     status = Parse(family, key, value, &record);
@@ -99,6 +107,7 @@ absl::Status Coordinator::Core::AddRow(std::string_view family, std::string_view
 }
 
 absl::Status Coordinator::Core::LinkRows() {
+  ledger_.stages.reserve(restoring_.size());
   for (auto& [job_id, job] : ledger_.jobs) {
     if (job->record.job_id() != job_id) return Contradiction("job row under another key", job_id);
     ledger_.jobs_by_sequence[job->record.sequence()] = job.get();
@@ -117,7 +126,9 @@ absl::Status Coordinator::Core::LinkRows() {
     const v1::JobState state = job->record.state();
     if (state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_CANCELLED) DropSpecs(job.get());
   }
-  if (!restoring_.empty()) return Contradiction("rows of a stage without a job", restoring_.begin()->first);
+  const auto orphan = std::min_element(restoring_.begin(), restoring_.end(),
+                                       [](const auto& a, const auto& b) { return a.first < b.first; });
+  if (orphan != restoring_.end()) return Contradiction("rows of a stage without a job", orphan->first);
   return absl::OkStatus();
 }
 
@@ -143,40 +154,44 @@ absl::StatusOr<Outputs> Coordinator::Core::Start(Now now) {
 
 // Every state names what it wants; nothing was queued before the restart.
 void Coordinator::Core::Resume() {
-  for (auto& [uid, stage] : ledger_.stages) {
-    switch (stage->record.state()) {
-      case v1::STAGE_STATE_QUEUED:
-        queue_.Add(KeyOf(*stage));
-        stage->waits_since = now();
-        schedule_ = true;
-        break;
-      case v1::STAGE_STATE_BACKOFF:
-        stage->backoff_until = now() + absl::Seconds(stage->record.backoff().seconds()) +
-                               absl::Nanoseconds(stage->record.backoff().nanos());
-        ledger_.busy.insert(uid);
-        break;
-      case v1::STAGE_STATE_PUBLISHING:
-        WantCall(stage);
-        break;
-      case v1::STAGE_STATE_ACTIVE: {
-        ledger_.busy.insert(uid);
-        Attempt& attempt = *stage->attempt;
-        attempt.since = now();
-        attempt.stop_sent = now();
-        for (const v1::RankRecord& rank : attempt.record.ranks()) {
-          LiveRank& live = attempt.live[rank.rank()];
-          live.beat_at = live.moved_at = live.step_at = now();
-          if (rank.ended()) live.state = RankState::kEnded;
-        }
-        if (attempt.record.state() == v1::ATTEMPT_STATE_FENCING) WantCall(stage);
-        break;
-      }
-      default:
-        break;
-    }
+  for (auto& [id, job] : ledger_.jobs) {
+    for (const std::unique_ptr<Stage>& stage : job->stages) ResumeStage(stage.get());
   }
   for (auto& [id, job] : ledger_.jobs) {
     if (!IsFinal(job->record.state())) ResolveBlocked(job.get());
+  }
+}
+
+void Coordinator::Core::ResumeStage(Stage* stage) {
+  switch (stage->record.state()) {
+    case v1::STAGE_STATE_QUEUED:
+      queue_.Add(KeyOf(*stage));
+      stage->waits_since = now();
+      schedule_ = true;
+      break;
+    case v1::STAGE_STATE_BACKOFF:
+      stage->backoff_until =
+          now() + absl::Seconds(stage->record.backoff().seconds()) + absl::Nanoseconds(stage->record.backoff().nanos());
+      ledger_.busy.insert(stage->record.stage_uid());
+      break;
+    case v1::STAGE_STATE_PUBLISHING:
+      WantCall(stage);
+      break;
+    case v1::STAGE_STATE_ACTIVE: {
+      ledger_.busy.insert(stage->record.stage_uid());
+      Attempt& attempt = *stage->attempt;
+      attempt.since = now();
+      attempt.stop_sent = now();
+      for (const v1::RankRecord& rank : attempt.record.ranks()) {
+        LiveRank& live = attempt.live[rank.rank()];
+        live.beat_at = live.moved_at = live.step_at = now();
+        if (rank.ended()) live.state = RankState::kEnded;
+      }
+      if (attempt.record.state() == v1::ATTEMPT_STATE_FENCING) WantCall(stage);
+      break;
+    }
+    default:
+      break;
   }
 }
 

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "coordinator/core/coordinator.h"
@@ -53,7 +54,8 @@ class Coordinator::Core {
 
   // coordinator.cc
   absl::Status LinkRows();
-  void Resume();  // wanted effects of stored states
+  void Resume();
+  void ResumeStage(Stage* stage);  // wanted effects of stored states
   void OnTime();
   void NoticeStall();
 
@@ -176,7 +178,7 @@ class Coordinator::Core {
   bool schedule_ = false;         // capacity, the queue or a root check changed
   absl::Duration last_handle_;
   absl::Duration last_tick_;
-  std::map<std::string, std::unique_ptr<Stage>> restoring_;  // rows of stages, until Start links them to jobs
+  absl::flat_hash_map<std::string, std::unique_ptr<Stage>> restoring_;  // stages, until Start links them to jobs
 };
 
 }  // namespace vlm::coordinator

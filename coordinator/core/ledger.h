@@ -15,6 +15,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/time/time.h"
 #include "coordinator/core/messages.h"
 #include "coordinator/core/root_cause.h"
@@ -83,7 +84,7 @@ class Ledger {
   v1::MetaRecord meta;
   std::map<std::string, std::unique_ptr<Job>> jobs;  // by job_id
   std::map<uint64_t, Job*> jobs_by_sequence;
-  std::map<std::string, Stage*> stages;  // by stage_uid
+  absl::flat_hash_map<std::string, Stage*> stages;  // by stage_uid; not iterated, its order is another each time
   std::map<std::string, v1::RequestRecord> requests;
   std::map<std::string, v1::OutputRecord> outputs_by_key;
   std::set<std::string> busy;  // stages with a call, an attempt or a backoff
