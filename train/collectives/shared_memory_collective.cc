@@ -232,7 +232,7 @@ class SharedMemoryCollective final : public Collective {
     mine->operation = operation;
     mine->arrived.store(sequence, std::memory_order_release);
     NotifyAll();
-    CrashPoint("collective.entered");
+    if (operation.kind == OperationKind::kReduceScatterAdd) CrashPoint("reduction.entered");
     VLM_RETURN_IF_ERROR(WaitForPeers(&ControlPage::arrived, operation));
     for (int peer = 0; peer < world_; ++peer) {
       const absl::Status same = CheckSameOperation(rank_, operation, peer, Control(peer)->operation);

@@ -188,7 +188,7 @@ class TcpCollective final : public Collective {
   absl::Status Exchange(Operation operation, std::vector<Transfer>* transfers) {
     VLM_RETURN_IF_ERROR(failure_.status());
     operation.sequence = sequence_.fetch_add(1, std::memory_order_relaxed) + 1;
-    CrashPoint("collective.entered");
+    if (operation.kind == OperationKind::kReduceScatterAdd) CrashPoint("reduction.entered");
     for (Transfer& transfer : *transfers) transfer.send_header.operation = operation;
     const absl::Duration end = options_.clock->Monotonic() + options_.deadline;
     std::vector<pollfd> entries;

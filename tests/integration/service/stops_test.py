@@ -168,8 +168,8 @@ def a_rank_that_never_leaves_a_collective_is_replaced(binaries):
             return len(seen) > 8
         wait_until("the coordinator has timed some steps", has_been_timed)
         fence, trainers = int(service.stage(job, "sft")["fence"]), sorted(service.trainers())
-        service.set_point("collective.entered", "hang")
-        pid = wait_until("a rank is in the collective", lambda: service.reached("collective.entered"))
+        service.set_point("reduction.entered", "hang")
+        pid = wait_until("a rank is in the collective", lambda: service.reached("reduction.entered"))
         assert pid in trainers
         wait_until("sft has another attempt", lambda: int(service.stage(job, "sft")["fence"]) > fence)
         assert not alive(pid)
