@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "cli/checkpoint_verbs.h"
-#include "cli/model_show.h"
 #include "cli/stage_choice.h"
+#include "cli/trainer_program.h"
 
 namespace vlm::cli {
 namespace {

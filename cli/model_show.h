@@ -18,10 +18,6 @@ struct ModelShowArguments {
 // The exit code of vlm-trainer; NOT_FOUND when it is not beside vlmctl.
 absl::StatusOr<int> ModelShow(const Context& context, const ModelShowArguments& arguments);
 
-// Runs vlm-trainer, which must be beside vlmctl, with our standard streams; its exit code. NOT_FOUND says where it was
-// looked for.
-absl::StatusOr<int> RunTrainer(const Context& context, const std::vector<std::string>& arguments);
-
 }  // namespace vlm::cli
 
 #endif  // VLM_CLI_MODEL_SHOW_H_
