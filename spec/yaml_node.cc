@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/utf8.h"
 #include "spec/parse.h"
 #include "spec/plain_yaml.h"
 
@@ -20,20 +21,6 @@ struct Refused {
   Place at;
   std::string message;
 };
-
-// Length of the UTF-8 sequence at the front of `text`, 0 when it is malformed (RFC 3629).
-size_t Utf8Length(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
-  const unsigned char lead = byte(0);
-  const size_t length = lead < 0x80 ? 1 : lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
-  if (length == 0 || text.size() < length) return 0;
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xC0) != 0x80) return 0;
-  }
-  if ((lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xED && byte(1) > 0x9F)) return 0;
-  if ((lead == 0xF0 && byte(1) < 0x90) || (lead == 0xF4 && byte(1) > 0x8F)) return 0;
-  return length;
-}
 
 // yaml-cpp counts columns in bytes; people count characters.
 class LineTable {
@@ -207,7 +194,7 @@ bool CheckBytes(std::string_view text, const std::string& source, Diagnostics* d
       ++i;
       continue;
     }
-    const size_t length = Utf8Length(text.substr(i));
+    const size_t length = Utf8CharacterBytes(text.substr(i));
     const bool control = static_cast<unsigned char>(c) < 0x20 && c != '\t' && c != '\r';
     if (length == 0 || control || c == '\x7f') {
       const auto line = static_cast<int32_t>(std::count(text.begin(), text.begin() + i, '\n'));
