@@ -1,32 +1,17 @@
 #include "train/memory_estimate.h"
 
-#include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <memory>
 
 #include "gang_run.h"
 #include "llava_run.h"
+#include "train/allocation_counter.h"
 
 namespace vlm::train {
 namespace {
-
-// What this thread's allocations come to, from now on.
-class AllocatedBytes final : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void*, int64_t bytes, size_t, size_t, c10::Device) override {
-    live_ += bytes;
-    peak_ = std::max(peak_, live_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  int64_t peak() const { return peak_; }
-
- private:
-  int64_t live_ = 0, peak_ = 0;
-};
 
 // More than 50 million parameters.
 model::LlavaConfig LargeLlava() {
@@ -60,7 +45,7 @@ Measured Measure(const LlavaRunOptions& run_options) {
   LlavaRunOptions options = run_options;
   options.micro_batches = 1;
   options.same_batches = true;
-  const auto allocated = std::make_shared<AllocatedBytes>();
+  const auto allocated = std::make_shared<AllocationCounter>();
   Measured measured;
   {
     const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, allocated);
