@@ -2,12 +2,16 @@
 
 #include <fcntl.h>
 #include <rocksdb/db.h>
+#include <rocksdb/env.h>
 #include <rocksdb/options.h>
 #include <rocksdb/slice.h>
 #include <rocksdb/write_batch.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
 #include <map>
 #include <optional>
 #include <set>
@@ -21,8 +25,6 @@ namespace {
 
 constexpr uint64_t kLogBytesMax = 16 << 20;     // replayed on open: bounds the restart
 constexpr size_t kWriteBufferBytes = 8 << 20;   // per family
-constexpr uint64_t kInfoLogBytesMax = 4 << 20;  // RocksDB's own text log
-constexpr int kInfoLogsMax = 4;
 
 rocksdb::Slice SliceOf(std::string_view bytes) { return rocksdb::Slice(bytes.data(), bytes.size()); }
 std::string_view ViewOf(const rocksdb::Slice& slice) { return std::string_view(slice.data(), slice.size()); }
@@ -61,7 +63,26 @@ absl::Status OpenError(const rocksdb::Status& status, const std::string& path) {
                                                     "; stop it or choose another state folder: ", path));
 }
 
-rocksdb::DBOptions DatabaseOptions() {
+// RocksDB's own text log would be a file beside the database: on a full disk its writer ends the process, by an
+// assertion, before the failed commit is told. So warnings and errors go to standard error, the rest nowhere.
+class WarningLog final : public rocksdb::Logger {
+ public:
+  explicit WarningLog(std::string path) : Logger(rocksdb::InfoLogLevel::WARN_LEVEL), path_(std::move(path)) {}
+
+  using Logger::Logv;
+  void Logv(const char* format, va_list values) override {
+    char text[512];
+    std::vsnprintf(text, sizeof(text), format, values);
+    text[strcspn(text, "\n")] = 0;  // some of its lines bring their own end
+    std::fprintf(stderr, "rocksdb %s: %s\n", path_.c_str(), text);
+  }
+  void LogHeader(const char* /*format*/, va_list /*values*/) override {}  // every option of every family
+
+ private:
+  const std::string path_;
+};
+
+rocksdb::DBOptions DatabaseOptions(const std::string& path) {
   rocksdb::DBOptions options;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
@@ -70,8 +91,7 @@ rocksdb::DBOptions DatabaseOptions() {
   options.skip_checking_sst_file_sizes_on_db_open = true;
   options.max_open_files = 64;
   options.max_background_jobs = 2;
-  options.max_log_file_size = kInfoLogBytesMax;
-  options.keep_log_file_num = kInfoLogsMax;
+  options.info_log = std::make_shared<WarningLog>(path);
   options.paranoid_checks = true;
   // RocksDB's default stops quietly before a damaged record and forgets the acknowledged commits behind it.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
@@ -140,7 +160,7 @@ class RocksDbMetaStore final : public MetaStore {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MetaStore>> OpenRocksDbMetaStore(const RocksDbOptions& options) {
-  const rocksdb::DBOptions db_options = DatabaseOptions();
+  const rocksdb::DBOptions db_options = DatabaseOptions(options.path);
   // RocksDB opens only with every family it holds, an older program's among them.
   std::vector<std::string> existing;
   const rocksdb::Status listed = rocksdb::DB::ListColumnFamilies(db_options, options.path, &existing);
