@@ -184,10 +184,13 @@ class Round:
     def kill_at_random(self, service, job, kill, ended):
         """The names of the processes that are gone; None when the job ended before."""
         time.sleep(kill.after_s)
-        if self.victim == "trainer":
-            wait_until("a trainer runs", lambda: ended() or living_trainers(service))
-        self.before = Snapshot(service, job)
-        return None if ended() else self.kill_now(service, None)
+        killed = None
+        while killed is None and not ended():
+            if self.victim == "trainer":
+                wait_until("a trainer runs", lambda: ended() or living_trainers(service))
+            self.before = Snapshot(service, job)
+            killed = self.kill_now(service, None)
+        return killed
 
     def kill_at_point(self, service, job, kill, ended):
         """Waits until the point is reached. The process that reached it stands still there, or is killed by itself."""
@@ -213,11 +216,14 @@ class Round:
         return killed
 
     def kill_now(self, service, trainer):
-        """The names of the processes that are gone; `trainer` is the one at the point, if it is one."""
+        """The names of the processes that are gone, other than trainers; `trainer` is the one at the point, if it is
+        one. None when the victim is a trainer and all have ended by themselves."""
         if self.victim == "trainer":
-            chosen = trainer or self.rng.choice(living_trainers(service))
-            with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-                os.kill(chosen, signal.SIGKILL)
+            living = [trainer] if trainer else living_trainers(service)
+            try:
+                os.kill(self.rng.choice(living), signal.SIGKILL)
+            except (IndexError, ProcessLookupError):
+                return None
             return []
         killed = ["coordinator"]
         if self.victim == "worker":

@@ -1,8 +1,13 @@
-"""Many rounds of kills (kill_rounds.py), and their table. Usage: soak.py --bin D --to FILE [--rounds N] [--seed S]"""
+"""Many rounds of kills (kill_rounds.py) and, beside them, of stopped and cut off processes; and their table.
+
+Usage: soak.py --bin D --to FILE [--rounds N] [--seed S]"""
 import argparse
 import collections
+import concurrent.futures
 import pathlib
 import statistics
+import subprocess
+import sys
 import textwrap
 import time
 import traceback
@@ -10,6 +15,16 @@ import traceback
 from kill_rounds import VICTIMS, Round, undisturbed
 
 POINTS_EACH = 2  # of each place, per round
+# What is not a SIGKILL: the cases of CTest, again and again.
+CASES = [
+    ("stops_test.py", "a_stopped_trainer_is_replaced", "SIGSTOP of a trainer in a save"),
+    ("stops_test.py", "a_stopped_worker_is_replaced_and_wakes_too_late", "SIGSTOP of a worker and its rank in a save"),
+    ("stops_test.py", "a_stopped_coordinator_kills_no_job", "SIGSTOP of the coordinator for 10 s"),
+    ("stops_test.py", "a_coordinator_that_is_away_costs_no_step", "coordinator away for 20 s"),
+    ("stops_test.py", "a_rank_that_never_leaves_a_collective_is_replaced", "rank that never leaves a collective"),
+    ("network_test.py", "a_worker_that_is_cut_off_is_replaced_and_taken_back", "worker cut off by a proxy"),
+    ("network_test.py", "a_submit_whose_answer_is_lost_is_one_job", "answer to a submit lost"),
+]
 
 
 def arguments():
@@ -28,24 +43,50 @@ def main():
     print(command, flush=True)
     begin = time.monotonic()
     reference = undisturbed(options.bin)
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        others = beside.submit(run_cases, options.bin, options.rounds)
+        rounds, failures = run_kills(options.bin, options.rounds, seed, reference)
+        cases, failed_cases = others.result()
+    text = report(command, rounds, cases, failures + failed_cases, time.monotonic() - begin)
+    options.to.write_text(text)
+    print(text)
+    return 1 if failures or failed_cases else 0
+
+
+def run_kills(binaries, number_of_rounds, seed, reference):
+    """The rounds of each victim, and a line for each that failed."""
     rounds, failures = collections.defaultdict(list), []
-    for number in range(options.rounds):
+    for number in range(number_of_rounds):
         for victim in VICTIMS:
-            one = Round(options.bin, victim, f"{seed}.{number}", POINTS_EACH)
-            print(f"round {number + 1} of {options.rounds}: {victim}", flush=True)
+            one = Round(binaries, victim, f"{seed}.{number}", POINTS_EACH)
+            print(f"round {number + 1} of {number_of_rounds}: {victim}", flush=True)
             try:
                 one.run(reference)
             except Exception as error:  # the table is to say which rounds failed, and the others still run
                 traceback.print_exc()
                 failures.append(f"round {number + 1}, {victim}: {error}".splitlines()[0])
             rounds[victim].append(one)
-    text = report(command, rounds, failures, time.monotonic() - begin)
-    options.to.write_text(text)
-    print(text)
-    return 1 if failures else 0
+    return rounds, failures
 
 
-def report(command, rounds, failures, seconds):
+def run_cases(binaries, number_of_rounds):
+    """The seconds of each case that passed, and a line for each that failed."""
+    seconds, failures = {what: [] for _, _, what in CASES}, []
+    for number in range(number_of_rounds):
+        for file, case, what in CASES:
+            begin = time.monotonic()
+            done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name(file), case, binaries],
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode == 0:
+                seconds[what].append(time.monotonic() - begin)
+                print(f"  {what}: passed in {seconds[what][-1]:.1f} s", flush=True)
+            else:
+                print(done.stdout, flush=True)
+                failures.append(f"round {number + 1}, {what}: exit code {done.returncode}")
+    return seconds, failures
+
+
+def report(command, rounds, cases, failures, seconds):
     kills = [result for ones in rounds.values() for one in ones for result in one.results]
     told = (f"`{command}`: {len(kills)} kills in {seconds / 60:.0f} minutes on real processes, by "
             "`tests/integration/service/`. Every job of every round has to end with the weights of an undisturbed run, "
@@ -64,6 +105,11 @@ def report(command, rounds, failures, seconds):
     points = collections.Counter(result.kill.point for result in kills if result.kill.point)
     named = ", ".join(f"`{name}` {points[name]}" for name in sorted(points))
     lines += ["", *textwrap.wrap(f"Kills at each named place: {named}.", 120, break_long_words=False), "",
+              "Beside them, on the same two cores, cases of CTest (`service.*`); each says what it looks at:", "",
+              "| what | passed | whole case, median | most |", "|---|---|---|---|"]
+    lines += [f"| {what} | {len(times)} | {statistics.median(times):.1f} s | {max(times):.1f} s |"
+              for what, times in cases.items() if times]
+    lines += ["",
               f"Rounds that failed: {len(failures) or 'none'}."]
     lines += [f"- {failure}" for failure in failures]
     return "\n".join(lines) + "\n"
