@@ -1,9 +1,10 @@
 """What the network loses between processes. Usage: network_test.py CASE BINARIES"""
 import json
 import subprocess
+import time
 
 from proxy import Proxy
-from service import Service, TINY, complete_steps, run_case, wait_until, weights
+from service import Service, TINY, complete_steps, measured, run_case, wait_until, weights
 
 # No answer of the coordinator is as long as the composed job file, and nothing else that submit sends is.
 SUBMIT_BYTES = 1500
@@ -26,11 +27,16 @@ def a_worker_that_is_cut_off_is_replaced_and_taken_back(binaries):
         cut_off = service.trainers(of="worker-1")
         assert len(cut_off) == 1, cut_off
         proxy.cut()  # the stage's last commit needs both ranks, so that it cannot end now
+        since = time.monotonic()
         wait_until("the worker is lost", lambda: node_states(service) == ["LIVE", "LOST"])
+        measured("lost", since)
         wait_until("sft is given to the other one alone", lambda: (
             (sft := service.stage(job, "sft"))["world"] == 1 and int(sft["fence"]) > fence))
+        measured("the other one goes on", since)
         proxy.heal()
+        since = time.monotonic()
         wait_until("the worker is back", lambda: node_states(service) == ["LIVE", "LIVE"])
+        measured("plugged in again, it is back", since)
         wait_until("its old rank is gone", lambda: cut_off[0] not in service.trainers(of="worker-1"))
         service.wait(job)
         assert int(service.stage(job, "sft")["restarts"]) == 1, service.stage(job, "sft")
@@ -55,7 +61,9 @@ def a_submit_whose_answer_is_lost_is_one_job(binaries):
         assert submit.poll() is None, submit.communicate()
         proxy.keep_answers()
         proxy.break_connections()
+        since = time.monotonic()
         printed, told = submit.communicate(timeout=90)
+        measured("asked again, the id is printed", since)
         assert submit.returncode == 0, (submit.returncode, printed, told)
         assert [job["job_id"] for job in jobs(service)] == [printed.strip()], (jobs(service), printed)
 

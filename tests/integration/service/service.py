@@ -212,6 +212,11 @@ def complete_steps(service, job, world=2, stage="sft"):
                   and one["state"] == "STEP_STATE_COMPLETE")
 
 
+def measured(what, since):
+    """For the tables of soak.py; never decides a test. `since`: time.monotonic() at the failure."""
+    print(f"measured: {what}: {time.monotonic() - since:.2f} s", flush=True)
+
+
 def run_case(cases):
     """main() of a file of cases: FILE CASE BINARIES [more]."""
     case, binaries = sys.argv[1:3]

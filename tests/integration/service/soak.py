@@ -5,6 +5,7 @@ import argparse
 import collections
 import concurrent.futures
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -70,20 +71,20 @@ def run_kills(binaries, number_of_rounds, seed, reference):
 
 
 def run_cases(binaries, number_of_rounds):
-    """The seconds of each case that passed, and a line for each that failed."""
-    seconds, failures = {what: [] for _, _, what in CASES}, []
+    """What each case that passed has measured, {what: [{name: seconds}]}, and a line for each that failed."""
+    passed, failures = {what: [] for _, _, what in CASES}, []
     for number in range(number_of_rounds):
         for file, case, what in CASES:
-            begin = time.monotonic()
             done = subprocess.run([sys.executable, pathlib.Path(__file__).with_name(file), case, binaries],
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode == 0:
-                seconds[what].append(time.monotonic() - begin)
-                print(f"  {what}: passed in {seconds[what][-1]:.1f} s", flush=True)
+                passed[what].append({name: float(seconds) for name, seconds in
+                                     re.findall(r"^measured: (.+): ([0-9.]+) s$", done.stdout, re.M)})
+                print(f"  {what}: passed", flush=True)
             else:
                 print(done.stdout, flush=True)
                 failures.append(f"round {number + 1}, {what}: exit code {done.returncode}")
-    return seconds, failures
+    return passed, failures
 
 
 def report(command, rounds, cases, failures, seconds):
@@ -106,9 +107,11 @@ def report(command, rounds, cases, failures, seconds):
     named = ", ".join(f"`{name}` {points[name]}" for name in sorted(points))
     lines += ["", *textwrap.wrap(f"Kills at each named place: {named}.", 120, break_long_words=False), "",
               "Beside them, on the same two cores, cases of CTest (`service.*`); each says what it looks at:", "",
-              "| what | passed | whole case, median | most |", "|---|---|---|---|"]
-    lines += [f"| {what} | {len(times)} | {statistics.median(times):.1f} s | {max(times):.1f} s |"
-              for what, times in cases.items() if times]
+              "| what | passed | until | median | most |", "|---|---|---|---|---|"]
+    for what, passed in cases.items():
+        for name in passed[0] if passed else []:
+            times = [one[name] for one in passed]
+            lines.append(f"| {what} | {len(times)} | {name} | {statistics.median(times):.1f} s | {max(times):.1f} s |")
     lines += ["",
               f"Rounds that failed: {len(failures) or 'none'}."]
     lines += [f"- {failure}" for failure in failures]

@@ -6,7 +6,7 @@ import re
 import signal
 import time
 
-from service import (ENDLESS, Service, alive, complete_steps, process_stat, run_case, steps_done,
+from service import (ENDLESS, Service, alive, complete_steps, measured, process_stat, run_case, steps_done,
                      wait_until)
 
 FAST_NOTICE = ["--frozen-after", 3]  # of a rank without a beat; 10 s unless said
@@ -49,9 +49,11 @@ def a_stopped_trainer_is_replaced(binaries):
     with Service(binaries, worker_options=FAST_NOTICE, crash_points=True) as service:
         job = service.submit(*STEPS)
         pid = freeze_in_a_save(service, job, "save.file_renamed")
+        since = time.monotonic()
         fence = int(service.stage(job, "sft")["fence"])
         before = what_counts(service, job)
         wait_until("sft has another attempt", lambda: int(service.stage(job, "sft")["fence"]) > fence)
+        measured("replaced, noticed after 3 s without a beat", since)
         assert not alive(pid), "the slot of a frozen rank was given away while it lives"
         try:
             os.kill(pid, signal.SIGCONT)
@@ -75,8 +77,11 @@ def a_stopped_worker_is_replaced_and_wakes_too_late(binaries):
         job = service.submit(*STEPS)
         pid = freeze_in_a_save(service, job, "save.file_done")
         worker = service.worker_of(pid)
-        service.processes[worker].send_signal(signal.SIGSTOP)
         fence = int(service.stage(job, "sft")["fence"])
+        service.processes[worker].send_signal(signal.SIGSTOP)
+        since = time.monotonic()
+        wait_until("sft has another attempt", lambda: int(service.stage(job, "sft")["fence"]) > fence)
+        measured("the other one has its work", since)
         service.wait(job)  # by the other worker alone
         sft = service.stage(job, "sft")
         assert int(sft["fence"]) > fence and sft["world"] == 1 and int(sft["restarts"]) == 1, sft
@@ -87,7 +92,9 @@ def a_stopped_worker_is_replaced_and_wakes_too_late(binaries):
                    lambda: not alive(pid) or process_stat(pid)[0] == "S")
         assert what_counts(service, job) == before
         service.processes[worker].send_signal(signal.SIGCONT)
+        since = time.monotonic()
         service.wait_for_workers(2)
+        measured("awake, it serves again", since)
         wait_until("the old rank is ended", lambda: not alive(pid), deadline_s=30)
         wait_until("both slots are free", lambda: [node.get("slots_free") for node in service.nodes()] == [1, 1])
         assert what_counts(service, job) == before
@@ -107,8 +114,10 @@ def a_stopped_coordinator_kills_no_job(binaries):
         service.processes["coordinator"].send_signal(signal.SIGSTOP)
         time.sleep(COORDINATOR_STOPPED_S)
         service.processes["coordinator"].send_signal(signal.SIGCONT)
+        since = time.monotonic()
         seen = steps_done(service, job)
         wait_until("sft goes on", lambda: steps_done(service, job) > seen)
+        measured("awake, it tells of later steps", since)
         after = service.stage(job, "sft")
         assert sorted(service.trainers()) == trainers and after["fence"] == before["fence"], (before, after)
         assert int(after.get("restarts", 0)) == 0, after
@@ -143,8 +152,10 @@ def a_coordinator_that_is_away_costs_no_step(binaries):
         back_at = steps_printed(service)[-1]
         every = 20
         assert back_at > away_at + 3 * every, f"ranks stood still: step {away_at}, {back_at} after 20 s"
+        since = time.monotonic()
         service.start_coordinator(address)
         service.wait_for_workers(2)
+        measured("started again, both workers are back", since)
         wait_until("sft goes on", lambda: steps_done(service, job) > back_at)
         wait_until("and commits again", lambda: complete_steps(service, job)[-1:] > [back_at])
         wait_until("no save that was begun and skipped keeps a place", lambda: all(
@@ -170,8 +181,10 @@ def a_rank_that_never_leaves_a_collective_is_replaced(binaries):
         fence, trainers = int(service.stage(job, "sft")["fence"]), sorted(service.trainers())
         service.set_point("reduction.entered", "hang")
         pid = wait_until("a rank is in the collective", lambda: service.reached("reduction.entered"))
+        since = time.monotonic()
         assert pid in trainers
         wait_until("sft has another attempt", lambda: int(service.stage(job, "sft")["fence"]) > fence)
+        measured("replaced", since)
         assert not alive(pid)
         assert re.search(r"hangs in step at step \d+, collective \d+: no progress for",
                          service.vlmctl("describe", job).stdout), service.vlmctl("describe", job).stdout
