@@ -29,7 +29,7 @@ template <typename Record>
 bool TableFromBytes(std::string_view bytes, std::vector<Record>* records) {
   if (bytes.size() % sizeof(Record) != 0) return false;
   records->resize(bytes.size() / sizeof(Record));
-  std::memcpy(records->data(), bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(records->data(), bytes.data(), bytes.size());  // of nothing it may be null
   return true;
 }
 
