@@ -143,18 +143,18 @@ int64_t PeakActivations(const model::Graph& graph, const Schedule& schedule, con
 ResidentBytes EstimateMemory(const model::Graph& graph, const std::vector<BucketSpec>& buckets,
                              const Schedule& schedule, const EstimatedRank& rank, const model::Counts& counts) {
   const int64_t element_bytes = static_cast<int64_t>(c10::elementSize(rank.store.compute));
-  const bool whole_state = rank.store.zero == ZeroLevel::kZero0;
-  const bool sharded = rank.store.zero == ZeroLevel::kZero3 && rank.world > 1;
+  const bool shards_state = ShardsState(rank.store.zero);
+  const bool sharded = ShardsParameters(rank.store.zero, rank.world);
   ResidentBytes bytes;
   for (const BucketSpec& bucket : buckets) {
     bytes.parameters += element_bytes * bucket.numel / (sharded ? rank.world : 1);
     if (!bucket.trainable || !bucket.reached) continue;
-    const int64_t owned = bucket.numel / (whole_state ? 1 : rank.world);
+    const int64_t owned = bucket.numel / (shards_state ? rank.world : 1);
     bytes.gradients += owned * int64_t{sizeof(float)};
     bytes.moments += 2 * owned * int64_t{sizeof(float)};
     if (rank.store.compute != at::kFloat) bytes.master += owned * int64_t{sizeof(float)};
   }
-  const SlotPlan slots = rank.store.zero == ZeroLevel::kZero1 ? OwnSlots(buckets) : PlanSlots(buckets);
+  const SlotPlan slots = SlotsOf(rank.store.zero, buckets);
   for (int64_t numel : slots.slot_numel) bytes.gradients += element_bytes * numel;
   if (sharded) bytes.gathered = GatheredBytes(buckets, schedule, rank.store.compute);
   bytes.activations = PeakActivations(graph, schedule, counts, element_bytes);

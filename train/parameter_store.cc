@@ -31,7 +31,7 @@ ParameterStore::ParameterStore(const model::Graph* graph, std::vector<BucketSpec
       location_(graph->params.size()),
       state_(buckets_.size()),
       gather_buffers_(options.compute, options.device),
-      slot_plan_(options.zero == ZeroLevel::kZero1 ? OwnSlots(buckets_) : PlanSlots(buckets_)) {
+      slot_plan_(SlotsOf(options.zero, buckets_)) {
   for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
     for (const ParamRange& range : buckets_[id].ranges) {
       VLM_CHECK(range.begin == 0 && range.end == NumElements(graph->params[range.param].shape),

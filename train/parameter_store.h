@@ -28,10 +28,9 @@
 #include "train/communication_queue.h"
 #include "train/gather_buffers.h"
 #include "train/ledger.h"
+#include "train/zero_level.h"
 
 namespace vlm::train {
-
-enum class ZeroLevel { kZero0 = 0, kZero1 = 1, kZero2 = 2, kZero3 = 3 };
 
 struct StoreOptions {
   ZeroLevel zero = ZeroLevel::kZero2;
@@ -101,7 +100,7 @@ class ParameterStore {
   // False with fp32 compute: the master is a view of the parameters.
   bool has_separate_master() const { return options_.compute != at::kFloat; }
   // Whether a bucket is whole only while acquired: zero 3 on several ranks.
-  bool shards_parameters() const { return options_.zero == ZeroLevel::kZero3 && world() > 1; }
+  bool shards_parameters() const { return ShardsParameters(options_.zero, world()); }
 
   const model::Graph& graph() const { return *graph_; }
   const std::vector<BucketSpec>& buckets() const { return buckets_; }
@@ -144,7 +143,7 @@ class ParameterStore {
   at::Tensor OwnedParameters(BucketId id) const;  // [begin, end), compute type
   absl::StatusOr<at::Tensor> Slot(BucketId bucket);
   at::Tensor MyShard(const at::Tensor& full) const;
-  bool shards_state() const { return options_.zero != ZeroLevel::kZero0; }
+  bool shards_state() const { return ShardsState(options_.zero); }
   // Submits a collective call; what it receives is added to `bytes`.
   Ticket SubmitCounted(std::atomic<int64_t>* bytes, std::function<absl::Status()> call);
 

@@ -112,7 +112,7 @@ absl::StatusOr<std::string> ModelShow(const ModelShowOptions& options) {
   VLM_ASSIGN_OR_RETURN(const train::GroupTable groups, train::ResolveGroups(graph, buckets, training.optimizer));
   const train::StoreOptions store = StoreOptionsOf(settings.train, at::kCPU);
   train::PlanOptions plan = training.plan;
-  plan.release_after_use = store.zero == train::ZeroLevel::kZero3 && world > 1;
+  plan.release_after_use = train::ShardsParameters(store.zero, world);
   const int32_t context = spec::FindStage(job, settings.data.index_stage)->index().context;
   const model::Counts counts = LargestMicroBatch(settings, config, context);
   const train::ResidentBytes bytes = train::EstimateMemory(
