@@ -93,7 +93,7 @@ struct TrainingSettings {
   TrainingData data;
   TrainSettings train;
   CheckpointSettings checkpoint;
-  int32_t nonfinite_steps_max = 0;  // from stop_if: so many skipped steps in a row end the attempt (exit 79)
+  int32_t nonfinite_steps_max = 0;  // from stop_if: more skipped steps in a row end the attempt (exit 79)
 };
 
 }  // namespace vlm::spec

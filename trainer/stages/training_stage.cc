@@ -191,7 +191,7 @@ class TrainingRun {
 
   absl::Status CheckFinite(const train::StepResult& result) {
     skipped_in_a_row_ = result.non_finite ? skipped_in_a_row_ + 1 : 0;
-    if (settings_.nonfinite_steps_max == 0 || skipped_in_a_row_ < settings_.nonfinite_steps_max) {
+    if (settings_.nonfinite_steps_max == 0 || skipped_in_a_row_ <= settings_.nonfinite_steps_max) {
       return absl::OkStatus();
     }
     return WithExitCode(
