@@ -1,5 +1,6 @@
 // Stages: from their parents' end to their own.
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -158,7 +159,11 @@ void Coordinator::Core::WantCall(Stage* stage) {
       record.state() == v1::STAGE_STATE_ACTIVE && stage->attempt->record.state() == v1::ATTEMPT_STATE_FENCING;
   const bool publishing = record.state() == v1::STAGE_STATE_PUBLISHING;
   const v1::OutputRecord* reuse = record.state() == v1::STAGE_STATE_BLOCKED ? ReuseCandidate(*stage) : nullptr;
-  if (!fencing && !publishing && reuse == nullptr) return;
+  if (!fencing && !publishing && reuse == nullptr) {
+    // The candidate it waited for is gone: another artifact of that key was published since, in another root.
+    if (record.state() == v1::STAGE_STATE_BLOCKED && std::exchange(stage->call, {}).wanted) LookForReuse(stage);
+    return;
+  }
   if (stage->call.wanted && now() < stage->call.next) return;
   stage->call.wanted = true;
   stage->call.next = now() + options_.call_overdue;
@@ -207,6 +212,9 @@ void Coordinator::Core::On(const StepVerified& input) {
       stage->record.state() == v1::STAGE_STATE_BLOCKED ? ReuseCandidate(*stage) : nullptr;
   if (candidate == nullptr || candidate->stage_uid() != input.request.stage_uid() ||
       candidate->step() != input.request.step()) {
+    if (stage->record.state() != v1::STAGE_STATE_BLOCKED) return;
+    stage->call.next = now();  // not of what counts now: that is asked for at once
+    WantCall(stage);
     return;
   }
   if (!input.status.ok() && FailCall(stage, input.status)) return;

@@ -169,6 +169,35 @@ TEST_F(GangAttempt, OneCrashStopsTheOthersAndIsTheCause) {
   EXPECT_EQ(service_.core().Count().restarts["crash"], 1u);
 }
 
+// A Stop may be lost with a session, and a worker may hang: after the grace it is told again, until it says who ended.
+TEST_F(GangAttempt, StopIsSentAgainToAWorkerThatHasNotReaped) {
+  Run();
+  const auto stops = [this](uint64_t session) {
+    std::vector<v1::Stop> found;
+    for (const v1::SessionResponse& message : service_.TakeSent(session)) {
+      if (message.has_stop()) found.push_back(message.stop());
+    }
+    return found;
+  };
+  service_.Exit(a_, Id(), 0, 70, 0, "segment 7 is gone");
+  ASSERT_EQ(stops(b_).size(), 1u);
+  stops(a_);
+  for (int i = 0; i < 14; ++i) Second();
+  EXPECT_TRUE(stops(b_).empty()) << "the worker itself kills after the grace of 10 s";
+  for (int again = 0; again < 2; ++again) {
+    for (int i = 0; i < 15; ++i) Second();
+    const std::vector<v1::Stop> sent = stops(b_);
+    ASSERT_EQ(sent.size(), 1u) << again;
+    EXPECT_EQ(sent[0].attempt_id(), Id());
+    ASSERT_EQ(sent[0].ranks_size(), 1);
+    EXPECT_EQ(sent[0].ranks(0), 1);
+    EXPECT_TRUE(stops(a_).empty()) << "its rank has ended";
+  }
+  EXPECT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_STOPPING) << "no next attempt beside a rank that may run";
+  service_.Exit(b_, Id(), 1, 0, 9);
+  EXPECT_EQ(Stage().fence(), 2u);
+}
+
 TEST_F(GangAttempt, TheSurvivorsNoiseIsNotTheCause) {
   Run();
   service_.Exit(b_, Id(), 1, 69, 0, "peer 0 is gone");
