@@ -5,6 +5,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "checkpoint/core/step_rules.h"
 
 namespace vlm::checkpoint {
 namespace {
@@ -22,6 +23,52 @@ StepState& StepOf(const StepKey& key, Stages* stages) { return (*stages)[key.sta
 
 Mutation Put(std::string_view family, std::string key, std::string value) {
   return {std::string(family), std::move(key), std::move(value)};
+}
+
+// Rows must be such as requests make them: an effect takes its folder and files from here without asking again.
+absl::Status CheckRegistration(const std::string& uid, const StageState& stage) {
+  v1::OpenAttemptRequest request;
+  request.set_stage_uid(uid);
+  request.set_fence(stage.row.min_fence());
+  request.mutable_stage()->set_job_id(stage.row.job_id());
+  request.mutable_stage()->set_stage(stage.row.stage());
+  request.mutable_stage()->set_root(stage.row.root());
+  if (absl::Status status = CheckRequest(request); !status.ok()) {
+    return absl::DataLossError(absl::StrCat("catalog has a stage that no request has made: ", status.message(), "; of ",
+                                            absl::BytesToHexString(uid)));
+  }
+  if (!stage.artifact.has_value()) return absl::OkStatus();
+  const auto step = stage.steps.find({stage.artifact->step(), stage.artifact->fence()});
+  if (step == stage.steps.end() || step->second.row.folder() != stage.artifact->folder()) {
+    return absl::DataLossError(
+        absl::StrCat("catalog has an artifact of a step it does not know: ", stage.artifact->step(), " at fence ",
+                     stage.artifact->fence(), " of ", absl::BytesToHexString(uid)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStep(const StageState& stage, const StepKey& key, const StepState& step) {
+  v1::BeginStepRequest request;
+  request.set_stage_uid(key.stage_uid);
+  request.set_step(key.step);
+  request.set_world(step.row.world());
+  request.set_parent_step(step.row.parent_step());
+  request.set_cursor(step.row.cursor());
+  VLM_RETURN_IF_ERROR(CheckRequest(request));
+  if (!v1::StepState_IsValid(step.row.state())) return absl::DataLossError("its state is of no known version");
+  if (key.fence == 0 || key.fence > stage.row.min_fence()) return absl::DataLossError("its attempt was never opened");
+  if (step.row.folder() != StepFolder(stage.row.root(), stage.row.job_id(), stage.row.stage(), key)) {
+    return absl::DataLossError(absl::StrCat("its folder is not its own, ", step.row.folder()));
+  }
+  for (const auto& [rank, part] : step.parts) {
+    if (rank >= static_cast<uint32_t>(step.row.world())) {
+      return absl::DataLossError(absl::StrCat("rank ", rank, " of a world of ", step.row.world(), " has a part"));
+    }
+    VLM_RETURN_IF_ERROR(CheckFiles(part.files()));
+  }
+  const bool whole = step.row.state() == v1::STEP_STATE_COMPLETE || step.row.state() == v1::STEP_STATE_DAMAGED;
+  if (whole && !step.has_all_parts()) return absl::DataLossError("it is complete without every rank's part");
+  return absl::OkStatus();
 }
 
 Mutation Erase(std::string_view family, std::string key) { return {std::string(family), std::move(key), std::nullopt}; }
@@ -49,7 +96,13 @@ absl::Status AddRowTo(std::string_view family, std::string_view key, std::string
   } else if (family == kArtifactFamily) {
     if (key.size() <= kStageUidBytes) return absl::DataLossError("catalog has an artifact with an impossible key");
     const std::string stage_uid(key.substr(key.size() - kStageUidBytes));
-    VLM_ASSIGN_OR_RETURN((*stages)[stage_uid].artifact, ParseRow<v1::ArtifactRow>(family, value));
+    VLM_ASSIGN_OR_RETURN(v1::ArtifactRow row, ParseRow<v1::ArtifactRow>(family, value));
+    std::optional<v1::ArtifactRow>& artifact = (*stages)[stage_uid].artifact;
+    if (artifact.has_value() || key != EncodeArtifactKey(row.digest(), stage_uid)) {
+      return absl::DataLossError(absl::StrCat("catalog has two artifacts of a stage, or one under another's digest: ",
+                                              absl::BytesToHexString(stage_uid)));
+    }
+    artifact = std::move(row);
   } else {
     return absl::InvalidArgumentError(absl::StrCat("catalog has no family ", std::string(family)));
   }
@@ -62,10 +115,15 @@ absl::Status CheckWhole(const Stages& stages) {
       return absl::DataLossError(
           absl::StrCat("catalog has steps of a stage it does not know: ", absl::BytesToHexString(uid)));
     }
+    if (absl::Status status = CheckRegistration(uid, stage); !status.ok()) return status;
     for (const auto& [key, step] : stage.steps) {
+      const std::string name = absl::StrCat(key.first, " at fence ", key.second, " of ", absl::BytesToHexString(uid));
       if (step.row.state() == v1::STEP_STATE_UNSPECIFIED || step.row.folder().empty()) {
-        return absl::DataLossError(absl::StrCat("catalog has parts or holds of a step it does not know: ", key.first,
-                                                " at fence ", key.second, " of ", absl::BytesToHexString(uid)));
+        return absl::DataLossError(absl::StrCat("catalog has parts or holds of a step it does not know: ", name));
+      }
+      if (absl::Status status = CheckStep(stage, {uid, key.first, key.second}, step); !status.ok()) {
+        return absl::DataLossError(
+            absl::StrCat("catalog has a step that no request has made: ", status.message(), "; step ", name));
       }
     }
   }

@@ -50,7 +50,8 @@ using Stages = std::map<std::string, StageState>;  // by stage_uid
 
 // Parses one stored row into `stages`. Rows may come in any order; CheckWhole tells what is missing after the last.
 absl::Status AddRowTo(std::string_view family, std::string_view key, std::string_view value, Stages* stages);
-// DATA_LOSS when a row hangs in the air: a step without its stage, a part or hold without its step.
+// DATA_LOSS when a row hangs in the air (a step without its stage, a part or hold without its step) or says what no
+// request makes it say: a folder that is not the step's own, a complete step without all its parts.
 absl::Status CheckWhole(const Stages& stages);
 
 Mutation PutStage(const std::string& stage_uid, const v1::StageRow& row);

@@ -88,11 +88,15 @@ absl::Status CheckRequest(const v1::BeginStepRequest& request) {
 
 absl::Status CheckRequest(const v1::AddPartRequest& request) {
   VLM_RETURN_IF_ERROR(CheckStageUid(request.stage_uid()));
-  if (request.files_size() > kFilesPerPartMax) {
+  return CheckFiles(request.files());
+}
+
+absl::Status CheckFiles(const google::protobuf::RepeatedPtrField<v1::StepFile>& files) {
+  if (files.size() > kFilesPerPartMax) {
     return absl::InvalidArgumentError(absl::StrCat("a part has at most ", kFilesPerPartMax, " files"));
   }
   std::set<std::string> names;
-  for (const v1::StepFile& file : request.files()) {
+  for (const v1::StepFile& file : files) {
     if (!IsStepFileName(file.name())) return Invalid("file name must be a plain relative path", file.name());
     if (!names.insert(file.name()).second) return Invalid("file is named twice in one part", file.name());
     if (file.bytes() > kFileBytesMax) return Invalid("file is impossibly large", file.name());

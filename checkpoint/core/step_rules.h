@@ -15,6 +15,7 @@ absl::Status CheckRequest(const v1::OpenAttemptRequest& request);
 absl::Status CheckRequest(const v1::BeginStepRequest& request);
 absl::Status CheckRequest(const v1::AddPartRequest& request);
 absl::Status CheckRequest(const v1::CommitArtifactRequest& request);
+absl::Status CheckFiles(const google::protobuf::RepeatedPtrField<v1::StepFile>& files);  // of one part
 
 // One component of a path: letters, digits, '-', '_', '.', not beginning with '.', 1 to 128 characters.
 bool IsPathComponent(std::string_view name);

@@ -2,7 +2,8 @@
 // restarts between.
 //
 // Every call is answered once, nothing outside the artifact root is touched, whatever names and folders a request
-// holds, and the catalog always opens again.
+// holds, no step's folder goes whose row does not say so, and the catalog always opens again. At the end one byte of a
+// row is damaged: that is an error with a reason, or lived with under the same rules.
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_target.h"
 #include "tests/fuzz/message_builder.h"
+#include "vlm/v1/catalog.pb.h"
 
 namespace vlm::checkpoint {
 namespace {
@@ -36,25 +38,90 @@ class FuzzedService {
  public:
   explicit FuzzedService(FuzzInput* input) : input_(*input), store_(CatalogFamilies()) {
     VLM_CHECK(disk_.MakeDirectory(kRoot).ok() && disk_.SyncDirectory("/").ok(), "cannot make the root");
-    disk_.SetHook([](FileOperation operation, const std::string& path) {
-      const bool reads = operation == FileOperation::kStat || operation == FileOperation::kList;
-      VLM_CHECK(reads || IsBelowRoot(path), "the service touched a path outside its root: " + path);
+    disk_.SetHook([this](FileOperation operation, const std::string& path) {
+      Watch(operation, path);
       return absl::OkStatus();
     });
     Start();
   }
 
   void Run() {
+    const Damage damage = {input_.Byte(), input_.Byte(), input_.Byte(), input_.Byte()};
     for (int operation = 0; operation < kOperationsMax && !input_.empty(); ++operation) Operate();
-    executor_.Advance(absl::Hours(1));
-    executor_.Advance(absl::Hours(1));
-    for (const auto& answers : open_) VLM_CHECK(*answers == 1, "a call was never answered");
+    Finish();
     Start();
+    if (!Apply(damage)) return;
+    damaged_ = true;
+    const absl::Status opened = TryStart();
+    if (!opened.ok()) return VLM_CHECK(!opened.message().empty(), "damaged rows are refused without a reason");
+    Open();
+    Save();
+    Finish();
   }
 
  private:
-  // What was in progress is lost with the process.
+  // Of one row: which, by family and place, and a byte of its key or its value.
+  struct Damage {
+    uint8_t family = 0, row = 0, at = 0, value = 0;
+  };
+
+  void Finish() {
+    executor_.Advance(absl::Hours(1));
+    executor_.Advance(absl::Hours(1));
+    for (const auto& answers : open_) VLM_CHECK(*answers == 1, "a call was never answered");
+  }
+
+  std::vector<std::pair<std::string, std::string>> RowsOf(const std::string& family) const {
+    std::vector<std::pair<std::string, std::string>> rows;
+    const absl::Status scanned = store_.Scan(family, "", [&rows](std::string_view key, std::string_view value) {
+      rows.emplace_back(key, value);
+      return true;
+    });
+    VLM_CHECK(scanned.ok(), scanned.ToString());
+    return rows;
+  }
+
+  void Watch(FileOperation operation, const std::string& path) const {
+    // A root that is damaged to another one is asked whose it is; that file is all that is read of it.
+    const bool asks = damaged_ && (operation == FileOperation::kOpen || operation == FileOperation::kRead) &&
+                      path.ends_with("/CATALOG");
+    const bool looks = operation == FileOperation::kStat || operation == FileOperation::kList || asks;
+    VLM_CHECK(looks || IsBelowRoot(path), "the service touched a path outside its root: " + path);
+    if (operation == FileOperation::kRemoveDirectory) {
+      VLM_CHECK(IsLeaving(path), "a folder was removed whose step is not being deleted: " + path);
+    }
+  }
+
+  bool IsLeaving(const std::string& folder) const {
+    const std::string name = folder.substr(folder.rfind('/') + 1);
+    for (const auto& [key, value] : RowsOf(std::string(kStepFamily))) {
+      v1::StepRow row;
+      const absl::StatusOr<StepKey> step = DecodeStepKey(key);
+      VLM_CHECK(step.ok() && row.ParseFromString(value), "the service goes on with a step that does not parse");
+      if (row.state() == v1::STEP_STATE_DELETING && StepFolder("", "", "", *step).ends_with("/" + name)) return true;
+    }
+    return false;
+  }
+
+  bool Apply(const Damage& damage) {
+    const std::vector<std::string> families = CatalogFamilies();
+    const std::string& family = families[damage.family % families.size()];
+    const auto rows = RowsOf(family);
+    if (rows.empty()) return false;
+    auto [key, value] = rows[damage.row % rows.size()];
+    const Mutation gone = {family, key, std::nullopt};
+    std::string& bytes = value.empty() || damage.family >= 200 ? key : value;
+    bytes[damage.at % bytes.size()] = static_cast<char>(damage.value);
+    return store_.Commit({gone, {family, key, value}}, store::Durability::kSynced).ok();
+  }
+
   void Start() {
+    const absl::Status started = TryStart();
+    VLM_CHECK(started.ok(), started.ToString());
+  }
+
+  // What was in progress is lost with the process.
+  absl::Status TryStart() {
     executor_.Drop();
     open_.clear();
     service_.reset();
@@ -69,11 +136,12 @@ class FuzzedService {
          .actor = &executor_,
          .disk = &executor_,
          .verifier = &executor_});
-    VLM_CHECK(service.ok(), service.status().ToString());
+    VLM_RETURN_IF_ERROR(service.status());
     service_ = *std::move(service);
     registry_ = {};
     service_->Register(&registry_);
     executor_.RunDue();
+    return absl::OkStatus();
   }
 
   void Call(const std::string& name, const std::string& request) {
@@ -182,6 +250,7 @@ class FuzzedService {
   std::unique_ptr<CheckpointService> service_;
   rpc::ServiceRegistry registry_;
   std::vector<std::shared_ptr<int>> open_;  // answers of this process's calls
+  bool damaged_ = false;
   const fuzz::KnownValues known_ = {
       {{"stage_uid", {kUid, "fedcba9876543210", "short"}},
        {"root", {"/data", "/data/..", "/data/deep", "/", "/data//x", "data", "/database"}},
@@ -208,11 +277,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
 }
 
 std::vector<std::string> vlm::fuzz::Seeds() {
+  // Opened and saved, and at the end another catalog's identity.
   const std::string save("\x00\x00\x01\x00\x00\x01", 6);
-  std::vector<std::string> seeds = {save, save + std::string("\x05\x00\x00\x03\x04\xff", 6)};
+  const std::string identity("\x00\x00\x00x", 4);
+  std::vector<std::string> seeds = {identity + save, identity + save + std::string("\x05\x00\x00\x03\x04\xff", 6)};
   Rng rng(RngKey{17});
-  for (int i = 0; i < 12; ++i) {
-    std::string seed = save;
+  for (int i = 0; i < 24; ++i) {
+    std::string seed;
+    for (int byte = 0; byte < 4; ++byte) seed += static_cast<char>(rng.Below(256));
+    seed += save;
+    if (i % 2 == 0) {
+      seeds.push_back(std::move(seed));
+      continue;
+    }
     for (int byte = 0; byte < 300; ++byte) seed += static_cast<char>(rng.Below(256));
     seeds.push_back(std::move(seed));
   }

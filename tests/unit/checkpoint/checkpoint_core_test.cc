@@ -239,6 +239,65 @@ TEST(CheckpointCore, ADamagedFinalStepIsNotPublishedAndARetryReplacesIt) {
   EXPECT_TRUE(machine.CommitArtifact(2).ok());
 }
 
+// Of another step its bytes and digest are others; of the same step both rows have one key.
+TEST(CheckpointCore, AnArtifactWhoseFinalStepWasLostIsReplacedAndItsHoldTakenAway) {
+  for (const uint64_t step : {2, 3}) {
+    CatalogMachine machine;
+    ASSERT_TRUE(machine.Open(1).ok());
+    ASSERT_TRUE(machine.Save(1, 2, true).ok());
+    const std::string lost = machine.CommitArtifact(1)->digest();
+    ASSERT_TRUE(machine.disk()->FlipBit("/data/jobs/job-1/sft/step-00000002-f00000001/rank-0.bin", 0).ok());
+    ASSERT_FALSE(machine.Verify(2)->damages().empty());
+    EXPECT_FALSE(machine.Open(2)->final());
+    EXPECT_EQ(machine.Describe(), "2@1:DAMAGED+OUTPUT ");
+    ASSERT_TRUE(machine.Save(2, step, true).ok());
+    const auto artifact = machine.CommitArtifact(2);
+    ASSERT_TRUE(artifact.ok()) << artifact.status();
+    EXPECT_EQ(artifact->digest() == lost, step == 2);
+    EXPECT_EQ(artifact->folder(), StepFolder("/data", "job-1", "sft", {kUid, step, 2}));
+    const std::string published = std::to_string(step) + "@2:COMPLETE+RESUME(2)+OUTPUT ";
+    EXPECT_EQ(machine.Describe(), "2@1:DAMAGED " + published);
+    std::vector<std::string> keys;
+    ASSERT_TRUE(machine.store()
+                    ->Scan(kArtifactFamily, "",
+                           [&keys](std::string_view key, std::string_view) {
+                             keys.emplace_back(key);
+                             return true;
+                           })
+                    .ok());
+    EXPECT_THAT(keys, ElementsAre(EncodeArtifactKey(artifact->digest(), kUid)));
+    machine.Restart();
+    EXPECT_EQ(machine.CommitArtifact(2)->digest(), artifact->digest());
+    ASSERT_TRUE(machine.Open(3).ok());  // retention may take the lost step now
+    EXPECT_EQ(machine.Describe(), std::to_string(step) + "@2:COMPLETE+RESUME(3)+OUTPUT ");
+  }
+}
+
+TEST(CheckpointCore, AStepThatIsBeingWrittenOrDeletedIsNotVerified) {
+  CatalogMachine machine;
+  ASSERT_TRUE(machine.Open(1).ok());
+  ASSERT_TRUE(machine.Begin(1, 1).ok());
+  EXPECT_CODE(machine.Verify(1).status(), kFailedPrecondition);
+  EXPECT_TRUE(machine.Add(*machine.WritePart(1, 1, 0))->committed());
+  ASSERT_TRUE(machine.Save(1, 2).ok());
+  machine.HoldEffects(true);
+  v1::VerifyStepRequest verify;
+  verify.set_stage_uid(kUid);
+  verify.set_step(1);
+  const uint64_t before = machine.Send(verify);
+  EXPECT_FALSE(machine.Replied(before));
+  v1::DeleteStepRequest remove;
+  remove.set_stage_uid(kUid);
+  remove.set_step(1);
+  const uint64_t removed = machine.Send(remove);
+  EXPECT_CODE(machine.Reply<v1::VerifyStepResponse>(before).status(), kAborted);
+  EXPECT_CODE(machine.Verify(1).status(), kFailedPrecondition);
+  machine.RunEffects();  // the reading's result too, which nobody waits for
+  EXPECT_TRUE(machine.Reply<v1::DeleteStepResponse>(removed).ok());
+  EXPECT_CODE(machine.Verify(1).status(), kNotFound);
+  EXPECT_EQ(machine.Describe(), "2@1:COMPLETE+RESUME(1) ");
+}
+
 TEST(CheckpointCore, PublishingDoesNotWaitForAPersonsVerificationOfTheSameStep) {
   CatalogMachine machine;
   ASSERT_TRUE(machine.Open(1).ok());
