@@ -13,10 +13,11 @@
 
 namespace vlm {
 
-// One thread, as NewThreadExecutor. Thread-safe.
+// One thread, as NewThreadExecutor, or the thread of the executor it is given. Thread-safe.
 class StoppableExecutor final : public Executor {
  public:
   explicit StoppableExecutor(std::string name) : inner_(NewThreadExecutor(std::move(name))) {}
+  explicit StoppableExecutor(std::unique_ptr<Executor> inner) : inner_(std::move(inner)) {}
   ~StoppableExecutor() override { Stop(); }
 
   void Post(std::function<void()> function) override { PostAfter(absl::ZeroDuration(), std::move(function)); }
@@ -25,7 +26,8 @@ class StoppableExecutor final : public Executor {
     if (inner_ != nullptr) inner_->PostAfter(delay, std::move(function));
   }
 
-  // Waits for the function that runs, drops what waits and everything posted later. Not from its own thread.
+  // Destroys what runs the functions: waits for the one that runs, drops what waits and everything posted later. Not
+  // from its own thread.
   void Stop() {
     std::unique_ptr<Executor> stopping;
     {

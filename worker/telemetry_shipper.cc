@@ -39,8 +39,10 @@ bool IsAbout(const Json& about) {
 
 }  // namespace
 
-TelemetryShipper::TelemetryShipper(Parts parts)
-    : parts_(std::move(parts)), executor_(std::make_shared<StoppableExecutor>("telemetry")) {
+TelemetryShipper::TelemetryShipper(Parts parts, std::unique_ptr<Executor> executor)
+    : parts_(std::move(parts)),
+      executor_(std::make_shared<StoppableExecutor>(executor != nullptr ? std::move(executor)
+                                                                        : NewThreadExecutor("telemetry"))) {
   stream_ = std::make_unique<PersistentStream>(
       parts_.channel, executor_, kMethod, parts_.jitter,
       PersistentStream::Callbacks{.opened = [this] { OnOpened(); },
@@ -59,8 +61,8 @@ void TelemetryShipper::Start() {
 void TelemetryShipper::SetCredit(uint64_t bytes) {
   executor_->Post([this, bytes] {
     // The stream may have opened before Welcome came.
-    if (first_credit_ == 0) credit_ += bytes;
-    first_credit_ = bytes;
+    if (first_credit_ == 0) credit_ = std::min(credit_ + std::min(bytes, kCreditBytesMax), kCreditBytesMax);
+    first_credit_ = std::min(bytes, kCreditBytesMax);
     Pump();
   });
 }
@@ -208,15 +210,18 @@ void TelemetryShipper::OnResponse(const std::string& bytes) {
     return;
   }
   stream_->Confirm();
-  credit_ += response.credit_bytes();
-  SettleUnderWay(response.credit_bytes());
+  const uint64_t credit_bytes = std::min(response.credit_bytes(), kCreditBytesMax);
+  credit_ = std::min(credit_ + credit_bytes, kCreditBytesMax);
+  SettleUnderWay(credit_bytes);
   for (const v1::LogAcknowledged& log : response.logs()) {
     for (auto& [name, rank] : ranks_) {
       if (rank.labels.job_id != log.job_id() || rank.labels.stage != log.stage() || rank.labels.fence != log.fence() ||
           rank.labels.rank != log.rank()) {
         continue;
       }
-      rank.acknowledged = std::max(rank.acknowledged, log.offset());
+      // Bytes that were never printed are not stored either: those to come go the usual way.
+      const uint64_t printed = rank.log == nullptr ? 0 : rank.log->size();
+      rank.acknowledged = std::max(rank.acknowledged, std::min(log.offset(), printed));
       rank.sent = std::max(rank.sent, rank.acknowledged);
     }
   }
@@ -240,6 +245,7 @@ void TelemetryShipper::SettleUnderWay(uint64_t credit_bytes) {
     points_ -= message.points;
     if (message.points > 0) parts_.metrics->PointsShipped(message.points, message.dropped);
   }
+  if (under_way_.empty()) settled_bytes_ = 0;  // credit that nothing was sent for: it says nothing of what comes
 }
 
 void TelemetryShipper::Pump() {

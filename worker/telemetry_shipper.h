@@ -30,6 +30,8 @@ class TelemetryShipper {
  public:
   static constexpr size_t kPointsMax = 100'000;
   static constexpr size_t kMessageBytesMax = 64 << 10;
+  // Credit above it is not counted: far more than a coordinator takes unhandled.
+  static constexpr uint64_t kCreditBytesMax = 64u << 20;
   // Output waiting for the log's thread; beyond that it is dropped and the log says so.
   static constexpr uint64_t kPendingBytesMax = 16u << 20;
   // Logs of ended ranks that wait to be shipped; beyond that the oldest goes.
@@ -43,7 +45,8 @@ class TelemetryShipper {
     RngKey jitter;
     std::function<void(std::string)> note;  // for the worker's log
   };
-  explicit TelemetryShipper(Parts parts);
+  // Without an executor on a thread of its own.
+  explicit TelemetryShipper(Parts parts, std::unique_ptr<Executor> executor = nullptr);
   ~TelemetryShipper();
   TelemetryShipper(const TelemetryShipper&) = delete;
   TelemetryShipper& operator=(const TelemetryShipper&) = delete;

@@ -37,15 +37,22 @@ class PlayedChannel final : public rpc::Channel {
         v1::ShipTelemetryRequest request;
         EXPECT_TRUE(request.ParseFromString(bytes));
         if (request.has_metrics()) return std::pair(request.metrics(), bytes.size());
+        if (request.has_log()) log_ += request.log().data();
       }
       if (!changed_.WaitFor(&mutex_, absl::Seconds(20))) return std::nullopt;
     }
   }
+  // What came of logs before the batch that NextBatch gave last.
+  std::string log() {
+    MutexLock lock(&mutex_);
+    return log_;
+  }
   void Grant(uint64_t bytes) {
     v1::ShipTelemetryResponse response;
     response.set_credit_bytes(bytes);
-    receiver()->OnMessage(response.SerializeAsString());
+    Answer(response);
   }
+  void Answer(const v1::ShipTelemetryResponse& response) { receiver()->OnMessage(response.SerializeAsString()); }
   void Break() {
     const int opened = [this] {
       MutexLock lock(&mutex_);
@@ -85,6 +92,7 @@ class PlayedChannel final : public rpc::Channel {
   int opened_ ABSL_GUARDED_BY(mutex_) = 0;
   size_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::string> sent_ ABSL_GUARDED_BY(mutex_);
+  std::string log_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<rpc::StreamReceiver> receiver_ ABSL_GUARDED_BY(mutex_);
 };
 
@@ -233,6 +241,45 @@ TEST_F(TelemetryShipperTest, PointsOfAnEndedRankWaitForTheirCreditToo) {
   EXPECT_EQ(Next(), Batch({1}, 0));
   channel_.Grant(bytes_);
   EXPECT_TRUE(metrics_.WaitForShipped(1));
+}
+
+// Answers that no coordinator of ours gives; a worker must not stand still, or take its own words for heard, for them.
+
+TEST_F(TelemetryShipperTest, CreditBeyondAllBoundsIsCreditAllTheSame) {
+  AddPoint(1);
+  EXPECT_EQ(Next(), Batch({1}, 0));
+  channel_.Grant(UINT64_MAX - (64 << 10) + bytes_ + 1);  // what is left plus this is 2^64
+  AddPoint(2);
+  EXPECT_EQ(Next(), Batch({2}, 0));
+}
+
+TEST_F(TelemetryShipperTest, CreditForMoreThanWasSentSettlesNothingThatIsSentLater) {
+  AddPoint(1);
+  EXPECT_EQ(Next(), Batch({1}, 0));
+  channel_.Grant(100 * bytes_);
+  ASSERT_TRUE(metrics_.WaitForShipped(1));
+  AddPoint(2);
+  EXPECT_EQ(Next(), Batch({2}, 0));
+  channel_.Grant(0);
+  channel_.Break();
+  EXPECT_EQ(Next(), Batch({2}, 0)) << "nobody said that it was handled";
+}
+
+TEST_F(TelemetryShipperTest, BytesThatWereNeverPrintedAreNotTakenForStored) {
+  v1::ShipTelemetryResponse response;
+  v1::LogAcknowledged& log = *response.add_logs();
+  log.set_job_id("j");
+  log.set_stage("sft");
+  log.set_fence(5);
+  log.set_offset(UINT64_MAX);
+  shipper_->Output(rank_, "one\n");
+  AddPoint(1);
+  EXPECT_EQ(Next(), Batch({1}, 0));
+  channel_.Answer(response);
+  shipper_->Output(rank_, "two\n");
+  AddPoint(2);
+  EXPECT_EQ(Next(), Batch({2}, 0));
+  EXPECT_EQ(channel_.log(), "one\ntwo\n");
 }
 
 }  // namespace
