@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/mutex.h"
 #include "base/utf8.h"
 #include "rpc/grpc_channel.h"
@@ -46,8 +47,17 @@ v1::RankPhase ToProto(Phase phase) {
 }
 
 absl::Duration OrphanGraceOf(const v1::Start& start) {
-  if (!start.has_orphan_grace()) return kOrphanGraceDefault;
-  return absl::Seconds(start.orphan_grace().seconds()) + absl::Nanoseconds(start.orphan_grace().nanos());
+  const absl::Duration grace =
+      absl::Seconds(start.orphan_grace().seconds()) + absl::Nanoseconds(start.orphan_grace().nanos());
+  return grace > absl::ZeroDuration() ? grace : kOrphanGraceDefault;
+}
+
+// A rank of a pool may have a number above its world: Rendezvous, which pools do not have, looks at that.
+absl::Status CheckStart(const v1::Start& start, int rank) {
+  if (start.rank() == rank && start.world() >= 1) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the worker's assignment is not this rank's or makes no sense; is it of another version? rank ",
+                   start.rank(), " of ", start.world(), " for rank ", rank));
 }
 
 Assignment FromProto(const v1::Start& start, const std::string& attempt_id) {
@@ -122,14 +132,12 @@ class Receiver final : public rpc::StreamReceiver {
   const std::shared_ptr<Inbox> inbox_;
 };
 
-class GrpcWorkerLink final : public WorkerLink {
+class StreamWorkerLink final : public WorkerLink {
  public:
-  GrpcWorkerLink(const LinkOptions& options, const Clock* clock) : options_(options), clock_(clock) {}
+  StreamWorkerLink(const LinkOptions& options, std::unique_ptr<rpc::Channel> channel, const Clock* clock)
+      : options_(options), clock_(clock), channel_(std::move(channel)) {}
 
   absl::Status Init() {
-    rpc::GrpcChannelOptions channel;
-    channel.address = "unix:" + options_.socket;
-    VLM_ASSIGN_OR_RETURN(channel_, rpc::NewGrpcChannel(channel));
     VLM_RETURN_IF_ERROR(Attach());
     const absl::Duration end = clock_->Monotonic() + kStartTimeout;
     MutexLock lock(&inbox_->mutex);
@@ -139,13 +147,14 @@ class GrpcWorkerLink final : public WorkerLink {
       if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("the worker sent no assignment");
       inbox_->changed.WaitFor(&inbox_->mutex, left);
     }
+    VLM_RETURN_IF_ERROR(CheckStart(*inbox_->start, options_.rank));
     assignment_ = FromProto(*inbox_->start, options_.attempt_id);
     call_deadline_ = OrphanGraceOf(*inbox_->start);
     beats_ = std::thread([this] { BeatLoop(); });
     return absl::OkStatus();
   }
 
-  ~GrpcWorkerLink() override {
+  ~StreamWorkerLink() override {
     {
       MutexLock lock(&mutex_);
       stopping_ = true;
@@ -164,11 +173,7 @@ class GrpcWorkerLink final : public WorkerLink {
     while (true) {
       {
         MutexLock lock(&inbox->mutex);
-        if (inbox->rendezvous.has_value()) {
-          std::vector<LinkEndpoint> endpoints;
-          for (const v1::Endpoint& endpoint : inbox->rendezvous->by_rank()) endpoints.push_back(FromProto(endpoint));
-          return endpoints;
-        }
+        if (inbox->rendezvous.has_value()) return EndpointsOf(*inbox->rendezvous);
         const absl::Duration left = end - clock_->Monotonic();
         if (left <= absl::ZeroDuration()) {
           return absl::UnavailableError("the other ranks of the attempt did not all become ready in time");
@@ -244,6 +249,17 @@ class GrpcWorkerLink final : public WorkerLink {
   }
 
  private:
+  absl::StatusOr<std::vector<LinkEndpoint>> EndpointsOf(const v1::Rendezvous& rendezvous) const {
+    if (rendezvous.by_rank_size() != assignment_.world || assignment_.rank >= assignment_.world) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the rendezvous does not have one endpoint for each rank: ", rendezvous.by_rank_size(),
+                       " for rank ", assignment_.rank, " of ", assignment_.world));
+    }
+    std::vector<LinkEndpoint> endpoints;
+    for (const v1::Endpoint& endpoint : rendezvous.by_rank()) endpoints.push_back(FromProto(endpoint));
+    return endpoints;
+  }
+
   std::shared_ptr<Inbox> CurrentInbox() {
     MutexLock lock(&mutex_);
     return inbox_;
@@ -364,7 +380,7 @@ class GrpcWorkerLink final : public WorkerLink {
 
   const LinkOptions options_;
   const Clock* const clock_;
-  std::unique_ptr<rpc::Channel> channel_;
+  const std::unique_ptr<rpc::Channel> channel_;
   Assignment assignment_;
   absl::Duration call_deadline_;
   Mutex mutex_;
@@ -386,7 +402,16 @@ class GrpcWorkerLink final : public WorkerLink {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WorkerLink>> WorkerLink::Connect(const LinkOptions& options, const Clock* clock) {
-  auto link = std::make_unique<GrpcWorkerLink>(options, clock);
+  rpc::GrpcChannelOptions channel_options;
+  channel_options.address = "unix:" + options.socket;
+  VLM_ASSIGN_OR_RETURN(std::unique_ptr<rpc::Channel> channel, rpc::NewGrpcChannel(channel_options));
+  return Connect(options, std::move(channel), clock);
+}
+
+absl::StatusOr<std::unique_ptr<WorkerLink>> WorkerLink::Connect(const LinkOptions& options,
+                                                                std::unique_ptr<rpc::Channel> channel,
+                                                                const Clock* clock) {
+  auto link = std::make_unique<StreamWorkerLink>(options, std::move(channel), clock);
   VLM_RETURN_IF_ERROR(link->Init());
   return std::unique_ptr<WorkerLink>(std::move(link));
 }

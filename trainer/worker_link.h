@@ -64,14 +64,18 @@ struct LinkOptions {
 // Thread-safe. A thread of its own sends beats; when the stream stays broken for the grace, it ends the process.
 class WorkerLink {
  public:
-  // Attaches and waits for the assignment. UNAVAILABLE, DEADLINE_EXCEEDED, PERMISSION_DENIED.
+  // Attaches and waits for the assignment. UNAVAILABLE, DEADLINE_EXCEEDED, PERMISSION_DENIED; FAILED_PRECONDITION for
+  // an assignment that is not this rank's or makes no sense.
   static absl::StatusOr<std::unique_ptr<WorkerLink>> Connect(const LinkOptions& options, const Clock* clock);
+  // Over a channel to the worker that is there already.
+  static absl::StatusOr<std::unique_ptr<WorkerLink>> Connect(const LinkOptions& options,
+                                                             std::unique_ptr<rpc::Channel> channel, const Clock* clock);
   virtual ~WorkerLink() = default;
 
   virtual const Assignment& assignment() const = 0;
   // Posts where this rank can be reached (it is then READY) and waits for every rank's endpoint. The first set of
   // endpoints stays: one that comes again, after a restart of the coordinator or a reconnect, changes nothing.
-  // UNAVAILABLE after `timeout`.
+  // UNAVAILABLE after `timeout`; FAILED_PRECONDITION when there is not one endpoint for each rank.
   virtual absl::StatusOr<std::vector<LinkEndpoint>> Rendezvous(const LinkEndpoint& mine, absl::Duration timeout) = 0;
   // READY without peers: a pool's rank.
   virtual void PostReady() = 0;

@@ -15,17 +15,33 @@
 namespace vlm::trainer {
 namespace {
 
-v1::AttachResponse RendezvousAt(const std::string& tcp) {
+v1::AttachResponse RendezvousAt(const std::string& tcp, int ranks = 2) {
   v1::AttachResponse message;
-  message.mutable_rendezvous()->add_by_rank()->set_unix_socket("/run/rank-0");
-  message.mutable_rendezvous()->mutable_by_rank(0)->add_tcp(tcp);
+  for (int rank = 0; rank < ranks; ++rank) {
+    v1::Endpoint& endpoint = *message.mutable_rendezvous()->add_by_rank();
+    endpoint.set_unix_socket("/run/rank-" + std::to_string(rank));
+    endpoint.add_tcp(tcp);
+  }
   return message;
+}
+
+v1::Start StartOf(int rank, int world) {
+  v1::Start start;
+  start.mutable_spec()->set_stage("sft");
+  start.set_fence(5);
+  start.set_rank(rank);
+  start.set_world(world);
+  start.mutable_orphan_grace()->set_seconds(420);
+  return start;
 }
 
 // Serves Attach: answers a hello with Start, keeps what ranks say. Waits end after 20 s.
 class PlayedWorker {
  public:
-  explicit PlayedWorker(std::string socket) : socket_(std::move(socket)) { Serve(); }
+  explicit PlayedWorker(std::string socket, v1::Start start = StartOf(0, 2)) : socket_(std::move(socket)) {
+    state_->start = std::move(start);
+    Serve();
+  }
 
   void Serve() {
     rpc::ServiceRegistry registry;
@@ -67,6 +83,7 @@ class PlayedWorker {
 
  private:
   struct State {
+    v1::Start start;
     Mutex mutex;
     CondVar changed;
     std::shared_ptr<rpc::Stream> stream;
@@ -81,12 +98,9 @@ class PlayedWorker {
       v1::AttachRequest message;
       ASSERT_TRUE(message.ParseFromString(bytes));
       if (message.has_hello()) {
-        v1::AttachResponse start;
-        start.mutable_start()->mutable_spec()->set_stage("sft");
-        start.mutable_start()->set_fence(5);
-        start.mutable_start()->set_world(2);
-        start.mutable_start()->mutable_orphan_grace()->set_seconds(420);
-        stream_->Send(start.SerializeAsString());
+        v1::AttachResponse answer;
+        *answer.mutable_start() = state_->start;
+        stream_->Send(answer.SerializeAsString());
       }
       MutexLock lock(&state_->mutex);
       state_->hellos += message.has_hello();
@@ -120,22 +134,26 @@ class PlayedWorker {
   std::unique_ptr<rpc::GrpcServer> server_;
 };
 
+LinkOptions OptionsFor(const std::string& socket) {
+  LinkOptions options;
+  options.socket = socket;
+  options.token = "token";
+  options.attempt_id = "6161/5";
+  options.beat_interval = absl::Milliseconds(10);
+  return options;
+}
+
 class WorkerLinkTest : public testing::Test {
  protected:
   void SetUp() override {
-    LinkOptions options;
-    options.socket = socket_;
-    options.token = "token";
-    options.attempt_id = "6161/5";
-    options.beat_interval = absl::Milliseconds(10);
-    auto link = WorkerLink::Connect(options, RealClock());
+    auto link = WorkerLink::Connect(OptionsFor(socket_), RealClock());
     ASSERT_TRUE(link.ok()) << link.status();
     link_ = *std::move(link);
   }
   std::string PeerOf(const LinkEndpoint& mine) {
     const auto endpoints = link_->Rendezvous(mine, absl::Seconds(20));
     EXPECT_TRUE(endpoints.ok()) << endpoints.status();
-    return endpoints.ok() && endpoints->size() == 1 ? endpoints->front().tcp : "";
+    return endpoints.ok() && endpoints->size() == 2 ? endpoints->front().tcp : "";
   }
 
   const std::string socket_ = testing::TempDir() + "/link-" + std::to_string(getpid()) + ".sock";
@@ -189,6 +207,49 @@ TEST_F(WorkerLinkTest, WhatIsQueuedArrivesBeforeTheLinkEnds) {
   link_->Flush();
   link_.reset();
   EXPECT_EQ(worker_.points(), 5000);
+}
+
+// Of a worker of another version: shards and peers are counted with these numbers.
+TEST(WorkerLinkStart, AnAssignmentThatMakesNoSenseIsRefused) {
+  int number = 0;
+  for (const v1::Start& start : {StartOf(0, 0), StartOf(0, -1), StartOf(1, 2), StartOf(-1, 2), v1::Start()}) {
+    const std::string socket =
+        testing::TempDir() + "/start-" + std::to_string(getpid()) + "-" + std::to_string(number++) + ".sock";
+    PlayedWorker worker(socket, start);
+    const auto link = WorkerLink::Connect(OptionsFor(socket), RealClock());
+    EXPECT_TRUE(absl::IsFailedPrecondition(link.status())) << start.ShortDebugString() << ": " << link.status();
+  }
+}
+
+// Ranks that a pool takes in later are numbered on above its world; they meet nobody.
+TEST(WorkerLinkStart, ARankAboveItsWorldHasNoPeers) {
+  const std::string socket = testing::TempDir() + "/pool-" + std::to_string(getpid()) + ".sock";
+  PlayedWorker worker(socket, StartOf(2, 2));
+  LinkOptions options = OptionsFor(socket);
+  options.rank = 2;
+  const auto link = WorkerLink::Connect(options, RealClock());
+  ASSERT_TRUE(link.ok()) << link.status();
+  worker.Send(RendezvousAt("127.0.0.1:1"));
+  const auto endpoints = (*link)->Rendezvous({}, absl::Seconds(20));
+  EXPECT_TRUE(absl::IsFailedPrecondition(endpoints.status())) << endpoints.status();
+}
+
+TEST(WorkerLinkStart, AGraceThatMakesNoSenseIsTheServicesDefault) {
+  v1::Start start = StartOf(0, 1);
+  start.mutable_orphan_grace()->set_seconds(-5);
+  start.mutable_device()->set_threads(-3);
+  const std::string socket = testing::TempDir() + "/grace-" + std::to_string(getpid()) + ".sock";
+  PlayedWorker worker(socket, start);
+  const auto link = WorkerLink::Connect(OptionsFor(socket), RealClock());
+  ASSERT_TRUE(link.ok()) << link.status();
+  EXPECT_EQ((*link)->call_options().deadline, absl::Minutes(10));
+  EXPECT_EQ((*link)->assignment().threads, 1);
+}
+
+TEST_F(WorkerLinkTest, ARendezvousWithoutEveryRankIsRefused) {
+  worker_.Send(RendezvousAt("127.0.0.1:1", /*ranks=*/1));
+  const auto endpoints = link_->Rendezvous({}, absl::Seconds(20));
+  EXPECT_TRUE(absl::IsFailedPrecondition(endpoints.status())) << endpoints.status();
 }
 
 TEST_F(WorkerLinkTest, PeersThatAreNotReadyInTimeAreUnavailable) {
