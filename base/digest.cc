@@ -41,8 +41,19 @@ struct Sha256::State {
   ~State() { EVP_MD_CTX_free(context); }
 };
 
+namespace {
+
+// EVP_sha256() would be looked up among OpenSSL's providers at every use.
+const EVP_MD* Fetched() {
+  static const EVP_MD* const sha256 = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+  VLM_CHECK(sha256 != nullptr, "OpenSSL offers no SHA-256");
+  return sha256;
+}
+
+}  // namespace
+
 Sha256::Sha256() : state_(std::make_unique<State>()) {
-  VLM_CHECK(EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1, "OpenSSL offers no SHA-256");
+  VLM_CHECK(EVP_DigestInit_ex(state_->context, Fetched(), nullptr) == 1, "OpenSSL offers no SHA-256");
 }
 
 Sha256::~Sha256() = default;

@@ -60,14 +60,20 @@ CoordinatorMetrics::CoordinatorMetrics(telemetry::MetricRegistry* registry) : re
 
 void CoordinatorMetrics::Restored(std::string_view family, std::string_view key, std::string_view value,
                                   absl::Duration now) {
+  const int size = static_cast<int>(value.size());
   MutexLock lock(&mutex_);
-  const std::string bytes(value);
-  if (family == kStageFamily) {
-    v1::StageRecord record;
-    if (record.ParseFromString(bytes) && !IsFinal(record.state())) OnStageRow(record);
-  } else if (family == kAttemptFamily) {
+  if (family == kAttemptFamily) {
     v1::AttemptRecord record;
-    if (record.ParseFromString(bytes)) OnAttemptRow(record, now);
+    if (record.ParseFromArray(value.data(), size)) restored_attempts_[std::string(key)] = std::move(record);
+  } else if (family == kStageFamily && !restored_attempts_.empty()) {
+    const auto attempt = restored_attempts_.find(std::string(key));
+    if (attempt == restored_attempts_.end()) return;
+    v1::StageRecord record;
+    if (record.ParseFromArray(value.data(), size) && !IsFinal(record.state())) {
+      OnStageRow(record);
+      OnAttemptRow(attempt->second, now);
+    }
+    restored_attempts_.erase(attempt);
   }
 }
 
@@ -122,6 +128,7 @@ CoordinatorMetrics::StageAccount* CoordinatorMetrics::Named(const std::string& j
 }
 
 void CoordinatorMetrics::OnStageRow(const v1::StageRecord& record) {
+  if (record.fence() == 0) return;  // it has no attempt yet: of thousands that wait there is nothing to account for
   StageAccount& account = stages_.try_emplace(stages_.end(), record.stage_uid())->second;  // restored in this order
   account.job = record.job_id();
   account.stage = record.name();

@@ -25,7 +25,8 @@ class CoordinatorMetrics {
  public:
   explicit CoordinatorMetrics(telemetry::MetricRegistry* registry);
 
-  // A row found at the start, so that attempts which still run are accounted for from here on.
+  // A row found at the start, so that attempts which still run are accounted for from here on. Rows of attempts come
+  // before those of stages: of all stages only those with an attempt are looked at.
   void Restored(std::string_view family, std::string_view key, std::string_view value, absl::Duration now);
   // What became durable.
   void Decisions(const Outputs& outputs, Now now);
@@ -56,7 +57,7 @@ class CoordinatorMetrics {
     int32_t world = 0;
     absl::Duration mark;  // rank-seconds before this are accounted for
   };
-  // Null when no unfinished stage has that name.
+  // Null when no unfinished stage with an attempt has that name.
   StageAccount* Named(const std::string& job, const std::string& stage) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnStageRow(const v1::StageRecord& record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void OnAttemptRow(const v1::AttemptRecord& record, absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -66,9 +67,11 @@ class CoordinatorMetrics {
 
   telemetry::MetricRegistry* const registry_;
   mutable Mutex mutex_;
-  std::map<std::string, StageAccount> stages_ ABSL_GUARDED_BY(mutex_);  // by stage_uid; unfinished ones
+  std::map<std::string, StageAccount> stages_
+      ABSL_GUARDED_BY(mutex_);  // by stage_uid; unfinished ones that had an attempt
   // Of them, by job and name.
   absl::flat_hash_map<std::pair<std::string, std::string>, std::string> uids_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, v1::AttemptRecord> restored_attempts_ ABSL_GUARDED_BY(mutex_);  // by stage_uid, not yet met
   std::map<std::string, uint64_t> restarts_seen_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, absl::Duration> waited_seen_ ABSL_GUARDED_BY(mutex_);
   int watchers_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -7,9 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "spec/check.h"
+#include "spec/checked_json.h"
 #include "spec/diagnostic.h"
 #include "spec/parse.h"
-#include "spec/schema.h"
 #include "spec/stage_json.h"
 #include "spec/yaml_node.h"
 
@@ -61,26 +61,16 @@ bool ToNode(const json& in, int depth, YamlNode* out) {
   return true;
 }
 
-json Semantic(const json& in, const SchemaNode& schema, KindMask kinds) {
-  if (in.is_array()) {
-    json out = json::array();
-    for (const json& item : in) out.push_back(Semantic(item, *schema.Child("[]"), kinds));
-    return out;
-  }
-  if (!in.is_object()) return in;
-  json out = json::object();
-  for (const auto& [key, value] : in.items()) {
-    const SchemaNode* child = schema.Child(key);
-    if (child == nullptr) child = schema.Child("{}");
-    VLM_CHECK(child != nullptr && child->Row(kinds) != nullptr, key);
-    if (child->Row(kinds)->semantic) out[key] = Semantic(value, *child, kinds);
-  }
-  return out;
+Digest DigestOf(StageKind kind, std::string_view semantic) {
+  Sha256 sha;
+  sha.Update(absl::StrCat(kDigestPrefix, "results ", ResultVersion(kind), "\n"));
+  sha.Update(semantic);
+  return sha.Finish();
 }
 
 }  // namespace
 
-std::string StageToJson(const Stage& stage) { return ToJson(stage).dump(); }
+std::string StageToJson(const Stage& stage) { return WriteStage(stage).all; }
 
 absl::StatusOr<Stage> StageFromJson(std::string_view text) {
   if (text.size() > kJobBytesMax) {
@@ -91,7 +81,7 @@ absl::StatusOr<Stage> StageFromJson(std::string_view text) {
   YamlNode node;
   Diagnostics diagnostics;
   if (!ToNode(in, 1, &node)) return absl::InvalidArgumentError("stage JSON is nested too deeply");
-  const json checked = CheckStage(&node, &diagnostics);
+  const CheckedJson checked = CheckStage(&node, &diagnostics);
   VLM_RETURN_IF_ERROR(Annotate(diagnostics.ToStatus(), "stage JSON does not fit the schema"));
   Stage stage = FromCheckedJson(checked);
   // Catches what the schema would have filled in or spelled otherwise, and duplicate keys.
@@ -101,9 +91,11 @@ absl::StatusOr<Stage> StageFromJson(std::string_view text) {
   return stage;
 }
 
-Digest SemanticDigest(const Stage& stage) {
-  const json semantic = Semantic(ToJson(stage), *FindSchemaNode("spec.stages[]"), MaskOf(stage.kind));
-  return Sha256Of(absl::StrCat(kDigestPrefix, "results ", ResultVersion(stage.kind), "\n", semantic.dump()));
+Digest SemanticDigest(const Stage& stage) { return DigestOf(stage.kind, WriteStage(stage).semantic); }
+
+CanonicalStage MakeCanonical(const Stage& stage) {
+  StageTexts texts = WriteStage(stage);
+  return {std::move(texts.all), DigestOf(stage.kind, texts.semantic)};
 }
 
 }  // namespace vlm::spec

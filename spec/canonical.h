@@ -24,6 +24,13 @@ absl::StatusOr<Stage> StageFromJson(std::string_view json);
 // they do not. The digests of a stage's inputs are not part of it; a stage key joins both.
 Digest SemanticDigest(const Stage& stage);
 
+// Both at the cost of one.
+struct CanonicalStage {
+  std::string json;
+  Digest semantic_digest;
+};
+CanonicalStage MakeCanonical(const Stage& stage);
+
 }  // namespace vlm::spec
 
 #endif  // VLM_SPEC_CANONICAL_H_

@@ -11,12 +11,11 @@
 #include "base/check.h"
 #include "spec/scalar.h"
 #include "spec/scalar_check.h"
+#include "spec/value_path.h"
 #include "spec/words.h"
 
 namespace vlm::spec {
 namespace {
-
-using nlohmann::json;
 
 constexpr std::string_view kStagesPath = "spec.stages[]";
 
@@ -53,7 +52,7 @@ class Checker {
   Checker(const YamlNode* root, Diagnostics* diagnostics) : root_(root), diagnostics_(diagnostics) {}
 
   // `path` is the place in the document; `kinds` the kind of the stage around it, or every kind.
-  json Value(YamlNode& node, const SchemaNode& schema, KindMask kinds, const std::string& path) {
+  CheckedJson Value(YamlNode& node, const SchemaNode& schema, KindMask kinds, const ValuePath& path) {
     const Field* row = schema.Row(kinds);
     VLM_CHECK(row != nullptr, "a value without a row");
     switch (row->type) {
@@ -84,11 +83,14 @@ class Checker {
   std::vector<bool> TakeStageFits() { return std::move(stage_fits_); }
 
  private:
-  void Report(const Place& at, const std::string& path, std::string message, std::string suggestion = "") {
-    diagnostics_->Add({path, at.ToPosition(), std::move(message), std::move(suggestion)});
+  void Report(const Place& at, const ValuePath& path, std::string message, std::string suggestion = "") {
+    diagnostics_->Add({path.Text(), at.ToPosition(), std::move(message), std::move(suggestion)});
   }
 
-  json WrongType(const YamlNode& node, const Field& row, const SchemaNode& schema, const std::string& path) {
+  // In the order they are given; each key once.
+  static CheckedJson::object_t& Members(CheckedJson* object) { return object->get_ref<CheckedJson::object_t&>(); }
+
+  CheckedJson WrongType(const YamlNode& node, const Field& row, const SchemaNode& schema, const ValuePath& path) {
     const bool reference = row.type == ValueType::kMap && schema.Child("stage") != nullptr;
     if (reference && node.is_scalar()) {
       Report(node.at, path, absl::StrCat("a path is not supported yet here: ", node.Describe()), "write {stage: NAME}");
@@ -98,8 +100,8 @@ class Checker {
     return nullptr;
   }
 
-  json Map(YamlNode& node, const SchemaNode& schema, KindMask kinds, const std::string& path) {
-    json out = json::object();
+  CheckedJson Map(YamlNode& node, const SchemaNode& schema, KindMask kinds, const ValuePath& path) {
+    CheckedJson out = ObjectFor(schema.children.size());
     for (const YamlEntry& entry : node.entries) CheckKey(entry, schema, kinds, path);
     for (const SchemaNode& child : schema.children) {
       const Field* row = child.Row(kinds);
@@ -107,14 +109,14 @@ class Checker {
       YamlNode* value = node.Find(child.key);
       if (value == nullptr) value = AddDefault(node, child, *row, kinds, path);
       if (value == nullptr) continue;
-      out[child.key] = Value(*value, child, kinds, path.empty() ? child.key : absl::StrCat(path, ".", child.key));
+      Members(&out).emplace_back(child.key, Value(*value, child, kinds, ValuePath(path, child.key)));
     }
     return out;
   }
 
   // Null when the key stays absent.
   YamlNode* AddDefault(YamlNode& node, const SchemaNode& child, const Field& row, KindMask kinds,
-                       const std::string& path) {
+                       const ValuePath& path) {
     const bool in_stage_of_unknown_kind = kinds == kEveryKind && row.kinds != kEveryKind;
     if (in_stage_of_unknown_kind) return nullptr;
     if (row.required) {
@@ -147,7 +149,7 @@ class Checker {
   }
 
   // What is wrong with a value that is copied was reported where it stands.
-  bool Fits(YamlNode value, const SchemaNode& schema, KindMask kinds, const std::string& path) const {
+  bool Fits(YamlNode value, const SchemaNode& schema, KindMask kinds, const ValuePath& path) const {
     Diagnostics reported_already;
     Checker(root_, &reported_already).Value(value, schema, kinds, path);
     return reported_already.empty();
@@ -164,7 +166,7 @@ class Checker {
     return node;
   }
 
-  void CheckKey(const YamlEntry& entry, const SchemaNode& schema, KindMask kinds, const std::string& parent) {
+  void CheckKey(const YamlEntry& entry, const SchemaNode& schema, KindMask kinds, const ValuePath& parent) {
     const SchemaNode* child = schema.Child(entry.key);
     const Field* row = child == nullptr ? nullptr : child->Row(kinds);
     if (row != nullptr && row->type != ValueType::kNotYet) return;
@@ -200,8 +202,8 @@ class Checker {
     return absl::StrCat("known keys: ", absl::StrJoin(known, ", "));
   }
 
-  json OpenMap(YamlNode& node, const SchemaNode& schema, KindMask kinds, const std::string& path) {
-    json out = json::object();
+  CheckedJson OpenMap(YamlNode& node, const SchemaNode& schema, KindMask kinds, const ValuePath& path) {
+    CheckedJson out = CheckedJson::object();
     CheckLength(node, node.entries.size(), *schema.Row(kinds), path);
     for (YamlEntry& entry : node.entries) {
       if (!IsName(entry.key)) {
@@ -209,27 +211,27 @@ class Checker {
                "up to 63 letters, digits, '-', '_' and '.'");
         continue;
       }
-      out[entry.key] = Value(entry.value, *schema.Child("{}"), kinds, absl::StrCat(path, ".", entry.key));
+      out[entry.key] = Value(entry.value, *schema.Child("{}"), kinds, ValuePath(path, entry.key));
     }
     return out;
   }
 
-  json List(YamlNode& node, const SchemaNode& schema, KindMask kinds, const std::string& path) {
-    json out = json::array();
+  CheckedJson List(YamlNode& node, const SchemaNode& schema, KindMask kinds, const ValuePath& path) {
+    CheckedJson out = CheckedJson::array();
     const SchemaNode& element = *schema.Child("[]");
     const bool stages = element.Row(kinds)->path == kStagesPath;
     if (!CheckLength(node, node.items.size(), *schema.Row(kinds), path)) return out;
     for (size_t i = 0; i < node.items.size(); ++i) {
       const int64_t before = diagnostics_->count();
       if (stages) hole_ = false;
-      out.push_back(Value(node.items[i], element, kinds, absl::StrCat(path, "[", ElementName(node.items[i], i), "]")));
+      out.push_back(Value(node.items[i], element, kinds, ValuePath(path, node.items[i], i)));
       if (stages) stage_fits_.push_back(diagnostics_->count() == before && !hole_);
     }
     return out;
   }
 
   // False when there are too many entries to look at them.
-  bool CheckLength(const YamlNode& node, size_t length, const Field& row, const std::string& path) {
+  bool CheckLength(const YamlNode& node, size_t length, const Field& row, const ValuePath& path) {
     const auto count = static_cast<double>(length);
     if (count < row.min || count > row.max) {
       Report(node.at, path, absl::StrCat("the number of entries must be ", RangeText(row), ", got ", length));
@@ -238,8 +240,8 @@ class Checker {
   }
 
   // "lr: 1e-3" is a number for every group of the kind.
-  json SpreadNumber(YamlNode& node, const SchemaNode& schema, KindMask kinds, const std::string& path) {
-    json out = json::object();
+  CheckedJson SpreadNumber(YamlNode& node, const SchemaNode& schema, KindMask kinds, const ValuePath& path) {
+    CheckedJson out = ObjectFor(schema.children.size());
     ScalarResult result = CheckScalar(node, *schema.Row(kinds));
     if (!result.message.empty()) {
       Report(node.at, path, std::move(result.message), std::move(result.suggestion));
@@ -258,11 +260,6 @@ class Checker {
 };
 
 }  // namespace
-
-std::string ElementName(const YamlNode& element, size_t number) {
-  const YamlNode* name = element.Find("name");
-  return name != nullptr && name->is_scalar() && IsName(name->scalar) ? name->scalar : absl::StrCat(number);
-}
 
 KindMask KindOf(const YamlNode& stage) {
   const YamlNode* word = stage.Find("kind");
@@ -284,13 +281,13 @@ Checked CheckJob(YamlNode* root, Diagnostics* diagnostics) {
     copy->rows.push_back(&whole);
     return copy;
   }();
-  checked.json = checker.Value(*root, *schema, kEveryKind, "");
+  checked.json = checker.Value(*root, *schema, kEveryKind, ValuePath());
   checked.stage_fits = checker.TakeStageFits();
   return checked;
 }
 
-json CheckStage(YamlNode* stage, Diagnostics* diagnostics) {
-  return Checker(nullptr, diagnostics).Value(*stage, *FindSchemaNode(kStagesPath), kEveryKind, "stage");
+CheckedJson CheckStage(YamlNode* stage, Diagnostics* diagnostics) {
+  return Checker(nullptr, diagnostics).Value(*stage, *FindSchemaNode(kStagesPath), kEveryKind, ValuePath("stage"));
 }
 
 }  // namespace vlm::spec

@@ -2,9 +2,9 @@
 #ifndef VLM_SPEC_CHECK_H_
 #define VLM_SPEC_CHECK_H_
 
-#include <nlohmann/json.hpp>
 #include <vector>
 
+#include "spec/checked_json.h"
 #include "spec/diagnostic.h"
 #include "spec/schema.h"
 #include "spec/yaml_node.h"
@@ -12,7 +12,7 @@
 namespace vlm::spec {
 
 struct Checked {
-  nlohmann::json json;           // of the schema's types; what did not fit is null or missing
+  CheckedJson json;              // of the schema's types; what did not fit is null or missing
   std::vector<bool> stage_fits;  // by index in spec.stages: nothing is wrong within it
 };
 
@@ -21,10 +21,7 @@ struct Checked {
 Checked CheckJob(YamlNode* root, Diagnostics* diagnostics);
 
 // The same for one stage on its own; values a job would hand down are missing keys here.
-nlohmann::json CheckStage(YamlNode* stage, Diagnostics* diagnostics);
-
-// "name" of an entry of a list, or its number from 0: what stands in brackets in a path.
-std::string ElementName(const YamlNode& element, size_t number);
+CheckedJson CheckStage(YamlNode* stage, Diagnostics* diagnostics);
 
 // The bit of a stage's kind; every kind when it is missing or unknown.
 KindMask KindOf(const YamlNode& stage);

@@ -1,12 +1,12 @@
 #include "spec/elaborate.h"
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/check.h"
 #include "spec/check.h"
+#include "spec/checked_json.h"
 #include "spec/expand.h"
 #include "spec/rules.h"
 #include "spec/schema.h"
@@ -17,17 +17,15 @@
 namespace vlm::spec {
 namespace {
 
-using nlohmann::json;
-
-void ApplyRetry(const json& rules, std::map<FailureClass, RetryRule>* retry) {
-  for (const json& rule : rules) {
+void ApplyRetry(const CheckedJson& rules, std::map<FailureClass, RetryRule>* retry) {
+  for (const CheckedJson& rule : rules) {
     RetryRule parsed;
     if (!rule.at("limit").is_string()) parsed.limit = rule.at("limit").get<int32_t>();
-    const json& backoff = rule.at("backoff");
+    const CheckedJson& backoff = rule.at("backoff");
     parsed.backoff_base = absl::Seconds(backoff.at("base").get<double>());
     parsed.backoff_factor = backoff.at("factor").get<double>();
     parsed.backoff_max = absl::Seconds(backoff.at("max").get<double>());
-    for (const json& word : rule.at("on")) (*retry)[*FromWord<FailureClass>(word.get<std::string>())] = parsed;
+    for (const CheckedJson& word : rule.at("on")) (*retry)[*FromWord<FailureClass>(word.get<std::string>())] = parsed;
   }
 }
 
@@ -48,8 +46,8 @@ const std::map<FailureClass, RetryRule>& RetryDefaults() {
   return *defaults;
 }
 
-Job MakeJob(const json& in, std::vector<std::optional<Stage>> stages) {
-  const json& spec = in.at("spec");
+Job MakeJob(const CheckedJson& in, std::vector<std::optional<Stage>> stages) {
+  const CheckedJson& spec = in.at("spec");
   Job job;
   job.name = in.at("metadata").at("name").get<std::string>();
   job.labels = in.at("metadata").at("labels").get<std::map<std::string, std::string>>();
@@ -88,7 +86,7 @@ std::optional<Job> ElaborateJob(YamlNode* root, Diagnostics* diagnostics) {
   std::vector<std::optional<Stage>> stages(checked.stage_fits.size());
   for (size_t i = 0; i < stages.size(); ++i) {
     if (!checked.stage_fits[i] || i >= needs.size()) continue;
-    json& stage = checked.json.at("spec").at("stages").at(i);
+    CheckedJson& stage = checked.json.at("spec").at("stages").at(i);
     stage["needs"] = needs[i];
     stages[i] = FromCheckedJson(stage);
   }

@@ -9,6 +9,7 @@
 #include "spec/check.h"
 #include "spec/parse.h"
 #include "spec/scalar.h"
+#include "spec/value_path.h"
 
 namespace vlm::spec {
 namespace {

@@ -13,6 +13,7 @@
 #include "spec/check.h"
 #include "spec/scalar.h"
 #include "spec/schema.h"
+#include "spec/value_path.h"
 #include "spec/words.h"
 
 namespace vlm::spec {

@@ -40,14 +40,24 @@ ScalarResult Boolean(const YamlNode& node, const Field& row) {
   return Expected(node, row, yes ? "write true" : no ? "write false" : "");
 }
 
+// Whether `word` is one of "a|b".
+bool IsChoice(std::string_view choices, std::string_view word) {
+  for (size_t begin = 0; begin <= choices.size();) {
+    const size_t end = std::min(choices.find('|', begin), choices.size());
+    if (choices.substr(begin, end - begin) == word) return end > begin;
+    begin = end + 1;
+  }
+  return false;
+}
+
 ScalarResult Choice(const YamlNode& node, const Field& row) {
-  std::vector<std::string> words, later;
-  for (const std::string_view word : SplitChoices(row.choices)) words.emplace_back(word);
-  for (const std::string_view word : SplitChoices(row.later)) later.emplace_back(word);
-  if (std::find(words.begin(), words.end(), node.scalar) != words.end()) {
+  if (IsChoice(row.choices, node.scalar)) {
     if (row.type == ValueType::kIntegerChoice) return {*ReadInteger(node.scalar), "", ""};
     return {node.scalar, "", ""};
   }
+  std::vector<std::string> words, later;
+  for (const std::string_view word : SplitChoices(row.choices)) words.emplace_back(word);
+  for (const std::string_view word : SplitChoices(row.later)) later.emplace_back(word);
   const std::string supported = absl::StrCat("supported: ", absl::StrJoin(words, ", "));
   if (std::find(later.begin(), later.end(), node.scalar) != later.end()) {
     return {nullptr, absl::StrCat("not supported yet: '", node.scalar, "'"), supported};

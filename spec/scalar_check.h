@@ -2,17 +2,17 @@
 #ifndef VLM_SPEC_SCALAR_CHECK_H_
 #define VLM_SPEC_SCALAR_CHECK_H_
 
-#include <nlohmann/json.hpp>
 #include <string>
 
+#include "spec/checked_json.h"
 #include "spec/schema.h"
 #include "spec/yaml_node.h"
 
 namespace vlm::spec {
 
 struct ScalarResult {
-  nlohmann::json value;  // integer, number, boolean or string; a duration in seconds; "unlimited"
-  std::string message;   // empty: it fits
+  CheckedJson value;    // integer, number, boolean or string; a duration in seconds; "unlimited"
+  std::string message;  // empty: it fits
   std::string suggestion;
 };
 

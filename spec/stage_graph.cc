@@ -12,6 +12,7 @@
 #include "spec/parse.h"
 #include "spec/scalar.h"
 #include "spec/schema.h"
+#include "spec/value_path.h"
 
 namespace vlm::spec {
 namespace {
@@ -32,20 +33,20 @@ struct StageNode {
 };
 
 // Every scalar below `node` whose row is the name of a stage.
-void Collect(const YamlNode& node, const SchemaNode& schema, KindMask kinds, const std::string& path,
+void Collect(const YamlNode& node, const SchemaNode& schema, KindMask kinds, const ValuePath& path,
              std::vector<Reference>* out) {
   const Field* row = schema.Row(kinds);
   if (row == nullptr) return;
   if (row->type == ValueType::kStage && node.is_scalar() && IsName(node.scalar)) {
-    out->push_back({node.scalar, path, node.at, row});
+    out->push_back({node.scalar, path.Text(), node.at, row});
   }
   for (const YamlEntry& entry : node.entries) {
     const SchemaNode* child = schema.Child(entry.key);
-    if (child != nullptr) Collect(entry.value, *child, kinds, absl::StrCat(path, ".", entry.key), out);
+    if (child != nullptr) Collect(entry.value, *child, kinds, ValuePath(path, entry.key), out);
   }
   const SchemaNode* element = schema.Child("[]");
   for (size_t i = 0; element != nullptr && i < node.items.size(); ++i) {
-    Collect(node.items[i], *element, kinds, absl::StrCat(path, "[", ElementName(node.items[i], i), "]"), out);
+    Collect(node.items[i], *element, kinds, ValuePath(path, node.items[i], i), out);
   }
 }
 
@@ -91,7 +92,7 @@ class GraphResolver {
                absl::StrCat("it stands already in line ", stages_[first->second].node->Find("name")->at.line));
       }
     }
-    Collect(*node, *FindSchemaNode("spec.stages[]"), KindOf(*node), stage.path, &stage.references);
+    Collect(*node, *FindSchemaNode("spec.stages[]"), KindOf(*node), ValuePath(stage.path), &stage.references);
     stages_.push_back(std::move(stage));
   }
 

@@ -4,11 +4,13 @@
 #include <utility>
 
 #include "spec/bind.h"
+#include "spec/canonical_writer.h"
+#include "spec/schema.h"
 
 namespace vlm::spec {
 namespace {
 
-// Same body for both directions: with a JsonWriter the fields are read, with a JsonReader they are set.
+// Same body for both directions: with a CanonicalWriter the fields are read, with a JsonReader they are set.
 template <typename A>
 void Fields(A& a, Ranks& v) {
   a("min", v.min);
@@ -242,12 +244,15 @@ void Bind(Archive& archive, T& value) {
   Fields(archive, value);
 }
 
-nlohmann::json ToJson(const Stage& stage) {
+StageTexts WriteStage(const Stage& stage) {
+  static const SchemaNode* const schema = FindSchemaNode("spec.stages[]");
   Stage copy = stage;  // the shared bodies take what they could also set
-  return JsonWriter::Make(copy);
+  CanonicalWriter writer(schema, MaskOf(stage.kind));
+  writer.Write(copy);
+  return {writer.TakeAll(), writer.TakeSemantic()};
 }
 
-Stage FromCheckedJson(const nlohmann::json& json) {
+Stage FromCheckedJson(const CheckedJson& json) {
   Stage stage;
   stage.kind = *FromWord<StageKind>(json.at("kind").get_ref<const std::string&>());
   SelectSettings(&stage);

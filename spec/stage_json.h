@@ -2,16 +2,21 @@
 #ifndef VLM_SPEC_STAGE_JSON_H_
 #define VLM_SPEC_STAGE_JSON_H_
 
-#include <nlohmann/json.hpp>
+#include <string>
 
+#include "spec/checked_json.h"
 #include "spec/stage.h"
 
 namespace vlm::spec {
 
-nlohmann::json ToJson(const Stage& stage);
+struct StageTexts {
+  std::string all;       // canonical JSON (spec/canonical.h)
+  std::string semantic;  // the same without the keys that do not change results
+};
+StageTexts WriteStage(const Stage& stage);
 
 // Requires JSON that CheckJob or CheckStage made without a report.
-Stage FromCheckedJson(const nlohmann::json& json);
+Stage FromCheckedJson(const CheckedJson& json);
 
 }  // namespace vlm::spec
 

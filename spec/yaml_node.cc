@@ -180,6 +180,19 @@ class TreeBuilder : public YAML::EventHandler {
 };
 
 // False, with a diagnostic, when a byte is no part of readable text.
+constexpr size_t kBytesAtOnce = 64;
+
+// Whether the next kBytesAtOnce bytes are all printable ASCII or ends of lines, as in nearly every file. Without a
+// branch per byte: compilers turn it into a few wide comparisons.
+bool AllPlain(const char* bytes) {
+  unsigned char other = 0;
+  for (size_t i = 0; i < kBytesAtOnce; ++i) {
+    const auto byte = static_cast<unsigned char>(bytes[i]);
+    other |= static_cast<unsigned char>((byte < 0x20 || byte > 0x7e) & (byte != '\n'));
+  }
+  return other == 0;
+}
+
 bool CheckBytes(std::string_view text, const std::string& source, Diagnostics* diagnostics) {
   if (text.size() > kJobBytesMax) {
     diagnostics->Add({"",
@@ -189,8 +202,12 @@ bool CheckBytes(std::string_view text, const std::string& source, Diagnostics* d
     return false;
   }
   for (size_t i = 0; i < text.size();) {
+    if (text.size() - i >= kBytesAtOnce && AllPlain(text.data() + i)) {
+      i += kBytesAtOnce;
+      continue;
+    }
     const char c = text[i];
-    if ((c >= 0x20 && c < 0x7f) || c == '\n') {  // nearly every one
+    if ((c >= 0x20 && c < 0x7f) || c == '\n') {
       ++i;
       continue;
     }

@@ -67,7 +67,7 @@ class Coordinator::Core {
   absl::StatusOr<Job*> FindRetry(const v1::RetryJobRequest& request, const std::string& payload, bool* repeated);
   void Remember(const std::string& request_id, const std::string& job_id, const std::string& payload);
   Job* MakeJob(const SubmitJob& input);
-  void MakeStage(const spec::Stage& from, int32_t index, Job* job);
+  Stage* MakeStage(std::string uid, const spec::Stage& from, const spec::CanonicalStage& canonical, Job* job);
   static void DropSpecs(Job* job);
   void DeriveJob(Job* job);  // state and reason from intent and stages
   v1::JobState DerivedState(const Job& job) const;

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "base/key_value.h"
+#include "spec/canonical.h"
 #include "spec/job.h"
 #include "vlm/v1/checkpoint.pb.h"
 #include "vlm/v1/data.pb.h"
@@ -26,10 +27,17 @@ struct Now {
 
 // --- what happened ---
 // `call` is the shell's number for a request; exactly one Reply of the same Handle carries it.
+// Whatever depends on the job file alone is made with the message, on the thread that makes it: there is one thread
+// that decides.
 struct SubmitJob {
+  SubmitJob(uint64_t call_number, spec::Job parsed, std::string yaml, std::string request, std::string who);
+
   uint64_t call = 0;
-  spec::Job job;         // parsed from job_yaml, without diagnostics
-  std::string job_yaml;  // as received: its digest is the payload of request_id
+  spec::Job job;                                    // parsed from job_yaml, without diagnostics
+  std::vector<spec::CanonicalStage> stages;         // of job.stages, in their order
+  std::vector<std::vector<std::string>> ancestors;  // likewise
+  std::string job_yaml;                             // as received
+  std::string payload;                              // of request_id: the digest of job_yaml
   std::string request_id;
   std::string actor;  // for the record; may be empty
 };

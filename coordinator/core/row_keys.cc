@@ -7,9 +7,9 @@
 namespace vlm::coordinator {
 
 std::vector<std::string> RestoredFamilies() {
-  return {std::string(kMetaFamily),      std::string(kJobFamily),     std::string(kStageFamily),
-          std::string(kStageSpecFamily), std::string(kAttemptFamily), std::string(kShardFamily),
-          std::string(kNodeFamily),      std::string(kRequestFamily), std::string(kOutputFamily)};
+  return {std::string(kMetaFamily),  std::string(kJobFamily),       std::string(kAttemptFamily),
+          std::string(kStageFamily), std::string(kStageSpecFamily), std::string(kShardFamily),
+          std::string(kNodeFamily),  std::string(kRequestFamily),   std::string(kOutputFamily)};
 }
 
 std::vector<std::string> AllFamilies() {

@@ -24,7 +24,7 @@ inline constexpr std::string_view kJobYamlFamily = "job_yaml";    // job_id -> t
 inline constexpr std::string_view kEventFamily = "event";         // sequence u64 -> v1::Event
 inline constexpr std::string_view kJobEventFamily = "job_event";  // job_id, 0, sequence u64 -> empty
 
-std::vector<std::string> RestoredFamilies();  // of AddRow
+std::vector<std::string> RestoredFamilies();  // of AddRow; attempts before stages
 std::vector<std::string> AllFamilies();       // to open the store with
 
 std::string EncodeU32(uint32_t value);
