@@ -6,10 +6,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/direct_io.h"
 #include "base/file_system.h"
 
 namespace vlm {
@@ -24,19 +28,14 @@ class PosixWritableFile final : public WritableFile {
  public:
   PosixWritableFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   ~PosixWritableFile() override {
-    if (fd_ >= 0) close(fd_);
+    if (fd_ < 0) return;
+    FinishDirect().IgnoreError();  // as far as it goes, nobody has asked for durability
+    close(fd_);
   }
 
   absl::Status Append(std::span<const std::byte> bytes) override {
-    while (!bytes.empty()) {
-      const ssize_t written = write(fd_, bytes.data(), bytes.size());
-      if (written < 0) {
-        if (errno == EINTR) continue;
-        return PathError("write", path_);
-      }
-      bytes = bytes.subspan(static_cast<size_t>(written));
-    }
-    return absl::OkStatus();
+    if (std::exchange(begin_direct_, false)) direct_ = DirectWriter::Create(fd_, path_);
+    return direct_ != nullptr ? direct_->Append(bytes) : WriteFully(fd_, path_, bytes);
   }
 
   absl::Status Reserve(uint64_t bytes) override {
@@ -45,30 +44,53 @@ class PosixWritableFile final : public WritableFile {
     if (fallocate(fd_, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP) {
       return PathError("reserve space for", path_);
     }
+    begin_direct_ = bytes >= kDirectBytesMin && direct_ == nullptr && lseek(fd_, 0, SEEK_CUR) == 0;
     return absl::OkStatus();
   }
 
-  absl::Status Sync() override { return fsync(fd_) == 0 ? absl::OkStatus() : PathError("fsync", path_); }
+  absl::Status Sync() override {
+    VLM_RETURN_IF_ERROR(FinishDirect());
+    return fsync(fd_) == 0 ? absl::OkStatus() : PathError("fsync", path_);
+  }
 
   absl::Status Close() override {
+    const absl::Status written = FinishDirect();
     const int fd = fd_;
     fd_ = -1;
-    return close(fd) == 0 ? absl::OkStatus() : PathError("close", path_);
+    const absl::Status closed = close(fd) == 0 ? absl::OkStatus() : PathError("close", path_);
+    return written.ok() ? closed : written;
   }
 
  private:
+  // What is appended afterwards goes through the page cache.
+  absl::Status FinishDirect() {
+    if (direct_ == nullptr) return absl::OkStatus();
+    const absl::Status finished = direct_->Finish();
+    direct_.reset();
+    return finished;
+  }
+
   int fd_;
   const std::string path_;
+  bool begin_direct_ = false;  // with the first Append
+  std::unique_ptr<DirectWriter> direct_;
 };
 
 class PosixReadableFile final : public ReadableFile {
  public:
   PosixReadableFile(int fd, uint64_t size, std::string path) : fd_(fd), size_(size), path_(std::move(path)) {}
-  ~PosixReadableFile() override { close(fd_); }
+  ~PosixReadableFile() override {
+    close(fd_);
+    if (direct_fd_ >= 0) close(direct_fd_);
+  }
 
   uint64_t size() const override { return size_; }
 
   absl::Status ReadAt(uint64_t offset, std::span<std::byte> out) const override {
+    if (const size_t filled = TryDirect(offset, out); filled > 0) {
+      out = out.subspan(filled);
+      offset += filled;
+    }
     while (!out.empty()) {
       const ssize_t count = pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
       if (count < 0) {
@@ -85,7 +107,20 @@ class PosixReadableFile final : public ReadableFile {
   void DropCache() const override { posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
 
  private:
+  // Bytes read past the page cache.
+  size_t TryDirect(uint64_t offset, std::span<std::byte> out) const {
+    const bool aligned = (offset | reinterpret_cast<uintptr_t>(out.data())) % kDirectAlignment == 0;
+    if (!aligned || out.size() < kDirectReadBytesMin) return 0;
+    std::call_once(direct_once_, [this] {
+      // By the descriptor: the path may name another file by now.
+      direct_fd_ = open(absl::StrCat("/proc/self/fd/", fd_).c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC);
+    });
+    return direct_fd_ < 0 ? 0 : ReadDirect(direct_fd_, offset, out);
+  }
+
   const int fd_;
+  mutable std::once_flag direct_once_;
+  mutable int direct_fd_ = -1;  // -1 before the first large read, and where it is not offered
   const uint64_t size_;
   const std::string path_;
 };

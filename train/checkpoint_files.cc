@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/format/parallel_read.h"
 
 namespace vlm::train {
 namespace {
@@ -14,16 +15,30 @@ class FolderSource final : public TensorSource {
 
   std::vector<Info> List() const override {
     std::vector<Info> all;
-    for (const auto& [name, location] : folder_->tensors()) {
-      const checkpoint::TensorEntry& tensor = *location.tensor;
-      all.push_back({name, std::string(checkpoint::DTypeName(tensor.dtype)),
-                     std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())});
+    for (const auto& file : folder_->files()) {
+      for (const checkpoint::TensorEntry& tensor : file->header().tensors) {
+        all.push_back({tensor.name, std::string(checkpoint::DTypeName(tensor.dtype)),
+                       std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())});
+      }
     }
     return all;
   }
 
   absl::Status Read(const std::string& name, uint64_t offset, std::span<std::byte> out) override {
     return folder_->Read(name, offset, out);
+  }
+
+  absl::Status ReadAll(const std::vector<Request>& requests, bool shared) override {
+    std::vector<checkpoint::TensorRead> reads;
+    for (const Request& request : requests) {
+      const auto found = folder_->tensors().find(request.name);
+      if (found == folder_->tensors().end()) {
+        return absl::NotFoundError(absl::StrCat("folder holds no such tensor: \"", request.name, "\""));
+      }
+      reads.push_back({found->second.file, found->second.tensor, request.offset, request.out});
+    }
+    // What every rank of a machine reads comes from its disk once.
+    return checkpoint::ReadTensors(reads, {.past_page_cache = !shared});
   }
 
  private:
@@ -48,7 +63,7 @@ absl::StatusOr<checkpoint::FileToWrite> ToFileToWrite(std::shared_ptr<const File
   file.produce_tensor = [image = std::move(image)](const checkpoint::TensorEntry& entry,
                                                    const checkpoint::ByteSink& sink) -> absl::Status {
     for (const TensorImage& tensor : image->tensors) {
-      if (tensor.name == entry.name) return sink(tensor.bytes);
+      if (tensor.name == entry.name) return sink(tensor.bytes());
     }
     return absl::InternalError(absl::StrCat("tensor asked for that the image does not hold: ", entry.name));
   };
@@ -71,7 +86,7 @@ uint64_t ImageBytes(const std::vector<FileImage>& images) {
   uint64_t bytes = 0;
   for (const FileImage& image : images) {
     bytes += image.text.size();
-    for (const TensorImage& tensor : image.tensors) bytes += tensor.bytes.size();
+    for (const TensorImage& tensor : image.tensors) bytes += tensor.value.nbytes();
   }
   return bytes;
 }

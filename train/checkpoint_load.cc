@@ -2,6 +2,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -20,6 +21,8 @@ namespace {
 using StateKind = ParameterStore::StateKind;
 
 constexpr int kOptimizerJsonDepthMax = 4;
+// Of values on their way from files to the store, beside one that is larger.
+constexpr uint64_t kBatchBytesMax = 64 << 20;
 
 std::optional<at::ScalarType> TypeOf(std::string_view dtype) {
   if (dtype == "F32") return at::kFloat;
@@ -35,16 +38,52 @@ absl::Status CheckShape(const TensorSource::Info& info, const std::vector<int64_
                                                  absl::StrJoin(shape, ", "), "]"));
 }
 
-absl::StatusOr<at::Tensor> ReadWhole(const TensorSource::Info& info, TensorSource* source) {
+// Reads many values at a time, so that the source can overlap them and read each part of a file once.
+class BatchedReads {
+ public:
+  BatchedReads(TensorSource* source, bool shared) : source_(source), shared_(shared) {}
+
+  // Fills `value`, contiguous on the CPU, from `offset` of the tensor on; `done` then takes it out of the batch's
+  // memory. An empty `done`: `value` is where it belongs.
+  absl::Status Add(const std::string& name, uint64_t offset, at::Tensor value, std::function<absl::Status()> done) {
+    requests_.push_back({name, offset, {static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes()}});
+    if (done) {
+      bytes_ += value.nbytes();
+      done_.push_back(std::move(done));
+    }
+    values_.push_back(std::move(value));
+    return bytes_ < kBatchBytesMax ? absl::OkStatus() : Finish();
+  }
+
+  // Of what was added since the last time.
+  absl::Status Finish() {
+    VLM_RETURN_IF_ERROR(source_->ReadAll(requests_, shared_));
+    for (const std::function<absl::Status()>& done : done_) VLM_RETURN_IF_ERROR(done());
+    requests_.clear();
+    done_.clear();
+    values_.clear();
+    bytes_ = 0;
+    return absl::OkStatus();
+  }
+
+ private:
+  TensorSource* const source_;
+  const bool shared_;
+  std::vector<TensorSource::Request> requests_;
+  std::vector<std::function<absl::Status()>> done_;
+  std::vector<at::Tensor> values_;
+  uint64_t bytes_ = 0;
+};
+
+absl::Status AddWeight(const TensorSource::Info& info, model::ParamId param, ParameterStore* store,
+                       BatchedReads* reads) {
   const std::optional<at::ScalarType> type = TypeOf(info.dtype);
   if (!type.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "tensor type cannot be loaded as a weight (F32, BF16 or F16 can): ", info.name, " is ", info.dtype));
   }
-  at::Tensor value = at::empty(info.shape, at::TensorOptions().dtype(*type));
-  const std::span<std::byte> bytes(static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes());
-  VLM_RETURN_IF_ERROR(source->Read(info.name, 0, bytes));
-  return value;
+  const at::Tensor value = at::empty(info.shape, at::TensorOptions().dtype(*type));
+  return reads->Add(info.name, 0, value, [param, store, value] { return store->WriteParameter(param, value); });
 }
 
 // A tensor of the optimizer's files: which range of which parameter's state it holds.
@@ -123,18 +162,20 @@ absl::Status CheckCoverage(const ParameterStore& store, PieceMap* pieces) {
   return absl::OkStatus();
 }
 
-// Reads the part of a piece that this rank's shard holds.
-absl::Status ReadPiece(const StatePiece& piece, int64_t offset, TensorSource* source, ParameterStore* store) {
+// The part of a piece that this rank's shard holds.
+absl::Status AddPiece(const StatePiece& piece, int64_t offset, ParameterStore* store, BatchedReads* reads) {
   const BucketId bucket = store->BucketOf(piece.param);
   const OptimizerShard shard = store->Shard(bucket);
   const int64_t begin = std::max(offset + piece.begin, shard.begin), end = std::min(offset + piece.end, shard.end);
   if (begin >= end) return absl::OkStatus();
+  const uint64_t from = static_cast<uint64_t>(begin - offset - piece.begin) * sizeof(float);
+  const at::Tensor place = store->StateShard(bucket, piece.kind).narrow(0, begin - shard.begin, end - begin);
+  if (place.is_cpu()) return reads->Add(piece.info.name, from, place, nullptr);
   const at::Tensor values = at::empty({end - begin}, at::kFloat);
-  const std::span<std::byte> bytes(static_cast<std::byte*>(values.mutable_data_ptr()), values.nbytes());
-  VLM_RETURN_IF_ERROR(
-      source->Read(piece.info.name, static_cast<uint64_t>(begin - offset - piece.begin) * sizeof(float), bytes));
-  store->StateShard(bucket, piece.kind).narrow(0, begin - shard.begin, end - begin).copy_(values);
-  return absl::OkStatus();
+  return reads->Add(piece.info.name, from, values, [place, values] {
+    place.copy_(values);
+    return absl::OkStatus();
+  });
 }
 
 absl::Status LoadOptimizerState(TensorSource* optimizer, ParameterStore* store) {
@@ -148,10 +189,11 @@ absl::Status LoadOptimizerState(TensorSource* optimizer, ParameterStore* store) 
   for (const BucketSpec& bucket : store->buckets()) {
     for (const ParamRange& range : bucket.ranges) offsets[range.param] = range.offset;
   }
+  BatchedReads reads(optimizer, /*shared=*/false);
   for (const auto& [key, parts] : pieces) {
-    for (const StatePiece& piece : parts) VLM_RETURN_IF_ERROR(ReadPiece(piece, offsets[piece.param], optimizer, store));
+    for (const StatePiece& piece : parts) VLM_RETURN_IF_ERROR(AddPiece(piece, offsets[piece.param], store, &reads));
   }
-  return absl::OkStatus();
+  return reads.Finish();
 }
 
 absl::StatusOr<std::map<std::string, int64_t>> ParseOptimizerJson(std::string_view text, const ParameterStore& store) {
@@ -200,9 +242,15 @@ absl::Status LoadStepCounts(const std::map<std::string, int64_t>& counts, Parame
 
 }  // namespace
 
+absl::Status TensorSource::ReadAll(const std::vector<Request>& requests, bool /*shared*/) {
+  for (const Request& request : requests) VLM_RETURN_IF_ERROR(Read(request.name, request.offset, request.out));
+  return absl::OkStatus();
+}
+
 absl::Status LoadWeights(const WeightMapping& mapping, TensorSource* weights, ParameterStore* store) {
   at::NoGradGuard no_grad;
   std::set<model::ParamId> loaded;
+  BatchedReads reads(weights, /*shared=*/store->world() > 1);
   for (const TensorSource::Info& info : weights->List()) {
     const std::string name = mapping.rename ? mapping.rename(info.name) : info.name;
     if (name.empty()) continue;
@@ -215,9 +263,9 @@ absl::Status LoadWeights(const WeightMapping& mapping, TensorSource* weights, Pa
       return absl::InvalidArgumentError(absl::StrCat("parameter given twice: ", name, ", again by tensor ", info.name));
     }
     VLM_RETURN_IF_ERROR(CheckShape(info, store->graph().params[param].shape));
-    VLM_ASSIGN_OR_RETURN(const at::Tensor value, ReadWhole(info, weights));
-    VLM_RETURN_IF_ERROR(store->WriteParameter(param, value));
+    VLM_RETURN_IF_ERROR(AddWeight(info, param, store, &reads));
   }
+  VLM_RETURN_IF_ERROR(reads.Finish());
   VLM_ASSIGN_OR_RETURN(const std::vector<bool> required, SelectTrainable(store->graph(), mapping.required));
   for (size_t i = 0; i < required.size(); ++i) {
     if (required[i] && !loaded.contains(static_cast<model::ParamId>(i))) {

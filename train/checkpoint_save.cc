@@ -1,6 +1,6 @@
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -12,11 +12,10 @@ namespace {
 
 using Kind = PlannedTensor::Kind;
 
-std::vector<std::byte> CopyOut(const at::Tensor& flat, int64_t begin, int64_t end) {
-  const at::Tensor host = flat.narrow(0, begin, end - begin).to(at::kCPU).contiguous();
-  std::vector<std::byte> bytes(host.nbytes());
-  std::memcpy(bytes.data(), host.const_data_ptr(), bytes.size());
-  return bytes;
+// A copy, in memory of LibTorch's CPU allocator: the trainer's keeps it from one save to the next.
+at::Tensor CopyOut(const at::Tensor& flat, int64_t begin, int64_t end) {
+  at::Tensor host = at::empty({end - begin}, at::TensorOptions().dtype(flat.scalar_type()));
+  return host.copy_(flat.narrow(0, begin, end - begin));
 }
 
 // This rank's images and, for each bucket, what is still to be copied from it.
@@ -65,7 +64,7 @@ class Saver {
     for (const Todo& todo : todo_[static_cast<size_t>(id)]) {
       if (todo.tensor->kind != Kind::kWeight) continue;
       VLM_ASSIGN_OR_RETURN(const at::Tensor value, store_->ReadParameter(todo.tensor->param));
-      images_[todo.image].tensors[todo.position].bytes = CopyOut(value.flatten(), 0, value.numel());
+      images_[todo.image].tensors[todo.position].value = value.to(at::kCPU).flatten();
     }
     store_->Release(id);
     return absl::OkStatus();
@@ -76,7 +75,7 @@ class Saver {
     for (const Todo& todo : todo_[static_cast<size_t>(id)]) {
       if (todo.tensor->kind != kind) continue;
       const int64_t offset = offset_.at(todo.tensor->param);
-      images_[todo.image].tensors[todo.position].bytes =
+      images_[todo.image].tensors[todo.position].value =
           CopyOut(full, offset + todo.tensor->begin, offset + todo.tensor->end);
     }
     return absl::OkStatus();

@@ -14,6 +14,8 @@
 #ifndef VLM_TRAIN_CHECKPOINT_STATE_H_
 #define VLM_TRAIN_CHECKPOINT_STATE_H_
 
+#include <ATen/core/Tensor.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -70,7 +72,10 @@ StatePlan PlanState(const ParameterStore& store, const StateOptions& options);
 struct TensorImage {
   std::string name, dtype;
   std::vector<int64_t> shape;
-  std::vector<std::byte> bytes;  // little-endian, row-major
+  at::Tensor value;  // contiguous, on the CPU, of as many bytes as the shape says; nobody writes it
+  std::span<const std::byte> bytes() const {  // little-endian, row-major
+    return {static_cast<const std::byte*>(value.const_data_ptr()), value.nbytes()};
+  }
 };
 
 // One file of this rank, copied out: training may go on. Either tensors or text.
@@ -95,9 +100,17 @@ class TensorSource {
     std::vector<int64_t> shape;
   };
   virtual ~TensorSource() = default;
-  virtual std::vector<Info> List() const = 0;  // any order, names unique
+  virtual std::vector<Info> List() const = 0;  // names unique, best in the order in which they are stored
   // Fills `out` with the tensor's bytes from `offset`. NOT_FOUND, DATA_LOSS.
   virtual absl::Status Read(const std::string& name, uint64_t offset, std::span<std::byte> out) = 0;
+
+  struct Request {
+    std::string name;
+    uint64_t offset = 0;
+    std::span<std::byte> out;
+  };
+  // All of them, in any order. `shared`: other ranks read the same bytes at about the same time. Errors as Read.
+  virtual absl::Status ReadAll(const std::vector<Request>& requests, bool shared);
 };
 
 struct WeightMapping {

@@ -153,13 +153,14 @@ class StepWriter::Worker {
     return stopping_;
   }
 
-  absl::Status Perform(const Save& save, SaveResult* result) {
+  absl::Status Perform(Save& save, SaveResult* result) {
     PartToAdd part{save.step.stage_uid, save.step.fence, save.step.step, save.rank, save.written};
-    for (const FileToWrite& file : save.files) {
+    for (FileToWrite& file : save.files) {
       if (stopping()) return absl::CancelledError("the writer was closed before the save was written");
       absl::StatusOr<FileClaim> claim = WriteFile(files_, save.folder, file);
       if (!claim.ok()) return GiveUp(save, claim.status());
       part.files.push_back(*std::move(claim));
+      file = FileToWrite();  // its snapshot has done its service
       CrashPoint("save.file_done");
     }
     for (const FileClaim& claim : part.files) result->bytes += claim.bytes;

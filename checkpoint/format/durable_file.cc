@@ -10,6 +10,10 @@
 namespace vlm::checkpoint {
 namespace {
 
+// Hashed, then appended while it is in the processor's cache; a file that writes behind its caller writes one piece
+// while the next is hashed.
+constexpr size_t kPieceBytes = 1 << 20;
+
 std::string TemporaryPath(const std::string& path) { return absl::StrCat(path, ".tmp"); }
 
 // Writes and syncs `<path>.tmp`.
@@ -112,8 +116,13 @@ DurableFileWriter::~DurableFileWriter() {
 }
 
 absl::Status DurableFileWriter::Append(std::span<const std::byte> bytes) {
-  hasher_.Update(bytes);
-  return file_->Append(bytes);
+  do {
+    const std::span<const std::byte> piece = bytes.first(std::min(bytes.size(), kPieceBytes));
+    hasher_.Update(piece);
+    VLM_RETURN_IF_ERROR(file_->Append(piece));
+    bytes = bytes.subspan(piece.size());
+  } while (!bytes.empty());
+  return absl::OkStatus();
 }
 
 absl::Status DurableFileWriter::Publish(const ChunkSums& sums) {

@@ -39,10 +39,14 @@ class SafetensorsReader {
   // Fills `out` from byte `offset` of the tensor. OUT_OF_RANGE past its end; DATA_LOSS names file and chunk.
   absl::Status Read(const TensorEntry& tensor, uint64_t offset, std::span<std::byte> out) const;
 
+  uint64_t file_bytes() const { return file_->size(); }
+  // Fills `buffer` with a chunk of the file, as long as the chunk is; verified as by Read.
+  absl::Status ReadChunk(uint64_t chunk, std::span<std::byte> buffer) const;
+
  private:
   SafetensorsReader() = default;
   absl::Status ReadVerified(uint64_t offset, std::span<std::byte> out) const;
-  absl::Status ReadChunk(uint64_t chunk, std::vector<std::byte>* buffer) const;
+  bool IsVerified(uint64_t chunk) const;
 
   std::string path_;
   std::unique_ptr<ReadableFile> file_;

@@ -20,6 +20,7 @@
 #include "tests/integration/equality/rank_processes.h"
 #include "tests/unit/train/must.h"
 #include "tests/unit/train/state_folder.h"
+#include "train/process_memory.h"
 #include "train/training_step.h"
 
 namespace vlm::bench {
@@ -87,6 +88,7 @@ int main(int argc, char** argv) {
   }
   vlm::train::RunRankProcesses(vlm::train::Transport::kSharedMemory, std::stoi(argv[1]), argv[2],
                                [&](vlm::train::Collective* collective) {
+                                 vlm::train::ReuseTensorMemory();  // as the trainer does
                                  at::set_num_threads(1);
                                  vlm::bench::Rank(argv[3], argv[4], collective).Serve();
                                });

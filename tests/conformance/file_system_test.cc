@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "base/direct_io.h"
 #include "base/hooked_file_system.h"
 #include "base/simulated_file_system.h"
 #include "gmock/gmock.h"
@@ -81,6 +83,48 @@ TEST_P(FileSystemConformance, WritesAndReads) {
   EXPECT_EQ((*opened)->ReadAt(7, std::as_writable_bytes(std::span(word))).code(), absl::StatusCode::kOutOfRange);
   (*opened)->DropCache();
   EXPECT_TRUE((*opened)->ReadAt(0, std::as_writable_bytes(std::span(word))).ok());
+}
+
+// Beyond the sizes from which the machine's files go past the page cache (base/direct_io.h).
+TEST_P(FileSystemConformance, LargeFilesOfAnySizeInAnyPieces) {
+  std::string bytes(kDirectBytesMin + 4097, '\0');
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i % 251 + i / 65521);
+  for (const bool sync : {true, false}) {
+    const std::string path = Path(sync ? "synced" : "closed");
+    const auto file = files()->Create(path);
+    ASSERT_TRUE((*file)->Reserve(bytes.size()).ok());
+    for (size_t at = 0, piece = 1; at < bytes.size(); at += piece, piece = piece * 7 + 13) {
+      ASSERT_TRUE((*file)->Append(SpanOf(std::string_view(bytes).substr(at, piece))).ok());
+    }
+    if (sync) {
+      ASSERT_TRUE((*file)->Sync().ok());
+    }
+    ASSERT_TRUE((*file)->Close().ok());
+    ASSERT_EQ(files()->Stat(path)->bytes, bytes.size());
+    const AlignedBuffer buffer(kDirectBytesMin + 2 * kDirectAlignment);
+    const std::span<std::byte> whole = buffer.span().first(bytes.size());
+    const auto opened = files()->Open(path);
+    ASSERT_TRUE((*opened)->ReadAt(0, whole).ok());
+    EXPECT_EQ(std::memcmp(whole.data(), bytes.data(), bytes.size()), 0);
+    ASSERT_TRUE((*opened)->ReadAt(kDirectAlignment, whole.first(kDirectReadBytesMin + 1)).ok());
+    EXPECT_EQ(std::memcmp(whole.data(), bytes.data() + kDirectAlignment, kDirectReadBytesMin + 1), 0);
+    EXPECT_EQ((*opened)->ReadAt(kDirectAlignment, whole).code(), absl::StatusCode::kOutOfRange);
+  }
+}
+
+// What is appended after a sync follows what was synced; without Close the bytes are there all the same.
+TEST_P(FileSystemConformance, ALargeFileGoesOnAfterASync) {
+  const std::string half(kDirectBytesMin / 2 + 5, 'a'), rest(kDirectBytesMin / 2, 'b');
+  {
+    const auto file = files()->Create(Path("a"));
+    ASSERT_TRUE((*file)->Reserve(half.size() + rest.size()).ok());
+    ASSERT_TRUE((*file)->Append(SpanOf(half)).ok());
+    ASSERT_TRUE((*file)->Sync().ok());
+    ASSERT_TRUE((*file)->Append(SpanOf(rest)).ok());
+  }
+  const auto text = ReadFile(files(), Path("a"), 2 * kDirectBytesMin);
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_TRUE(*text == half + rest);
 }
 
 TEST_P(FileSystemConformance, MissingAndExistingPaths) {

@@ -31,8 +31,9 @@ void WriteStateFolder(const std::string& folder, int64_t file_bytes_max, Paramet
   StateOptions options;
   options.file_bytes_max = file_bytes_max;
   std::vector<FileImage> images = Must(SaveState(PlanState(*store, options), store));
-  for (const checkpoint::FileToWrite& file : Must(ToFilesToWrite(std::move(images)))) {
+  for (checkpoint::FileToWrite& file : Must(ToFilesToWrite(std::move(images)))) {
     WriteOne(folder + "/" + file.name, file);
+    file = checkpoint::FileToWrite();
   }
 }
 
