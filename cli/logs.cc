@@ -77,6 +77,10 @@ class LogTail {
     if (!response.ParseFromString(message)) {
       return absl::InternalError("the coordinator's log message does not parse: another version?");
     }
+    if (response.data().size() > UINT64_MAX - response.offset()) {
+      return absl::InternalError(absl::StrCat("the coordinator's piece of a log ends behind all places: ",
+                                              response.data().size(), " bytes at ", response.offset()));
+    }
     const uint64_t expected = request_.offset();
     if (response.offset() > expected) {
       context_.terminal->Error(absl::StrCat("... ", response.offset() - expected, " bytes are not kept ..."));
