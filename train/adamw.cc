@@ -92,13 +92,17 @@ Factors MakeFactors(const AdamWScalars& s) {
           static_cast<float>(s.gradient_scale)};
 }
 
+// The choice among clones runs while the program is loaded, before ThreadSanitizer's run-time can be called.
+#ifdef __SANITIZE_THREAD__
+#define VLM_CPU_CLONES
+#else
+#define VLM_CPU_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+
 // Compiled without contraction into fused multiply-adds, so vector bodies and scalar tails round alike. Division and
 // square root are correctly rounded in both.
-__attribute__((target_clones("avx512f", "avx2", "default"))) void UpdateRange(const Factors& factors,
-                                                                              float* __restrict p, float* __restrict m,
-                                                                              float* __restrict v,
-                                                                              const float* __restrict g,
-                                                                              int64_t count) {
+VLM_CPU_CLONES void UpdateRange(const Factors& factors, float* __restrict p, float* __restrict m, float* __restrict v,
+                                const float* __restrict g, int64_t count) {
   const Factors f = factors;
   for (int64_t i = 0; i < count; ++i) {
     const float gradient = g[i] * f.scale;
