@@ -2,7 +2,8 @@
 
     training_step_bench.py PROGRAM [--threads N ...] [--rounds N] [--steps N] [--no-compile] [--allocator NAME ...]
 
-PROGRAM is build/test/bench/training_step_bench. Two cases: every position is a target, and 40 % of them (an
+Without options all rows of docs/benchmarks.md: one and two threads, eager under malloc and tcmalloc, torch.compile under
+the latter. PROGRAM is build/test/bench/training_step_bench. Two cases: every position is a target, and 40 % of them (an
 instruction batch). Peers: transformers eager and torch.compile with the head at all positions, as it ships, and both
 again with a head that sees targets only. SDPA attention, fused AdamW, clipping at norm 1, fp32 on all sides. The sides
 take turns; ratios are the peer's median over ours (above 1: ours is faster). By processor time they hardly depend on
@@ -19,7 +20,7 @@ import transformers
 from safetensors.torch import save_file
 
 import llava_folder
-from turns import Side, allocators, table
+from turns import ALLOCATORS, Side, library_of, table
 
 ROWS, LENGTH = 8, 128
 ANSWER = 51  # 40 % of a row
@@ -99,8 +100,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--no-compile", dest="compile", action="store_false")
-    parser.add_argument("--allocator", nargs="+", default=allocators()[:2])
+    parser.add_argument("--allocator", nargs="+", choices=["malloc", *ALLOCATORS], default=["malloc", "tcmalloc"])
     arguments = parser.parse_args()
+    for allocator in arguments.allocator:
+        library_of(allocator)  # now, not after a quarter of an hour
     with tempfile.TemporaryDirectory() as folder:
         parameters = llava_folder.write(f"{folder}/model")
         words = write_batches(folder)

@@ -14,9 +14,24 @@ ALLOCATORS = {"tcmalloc": "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4",
               "jemalloc": "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"}
 
 
-def allocators():
-    """Names of the allocators that are installed here, the C library's own first."""
-    return ["malloc"] + [name for name, path in ALLOCATORS.items() if os.path.exists(path)]
+def library_of(allocator):
+    """The file to preload, None for the C library's own; ends the program where it is not installed."""
+    if allocator == "malloc":
+        return None
+    path = ALLOCATORS[allocator]
+    if not os.path.exists(path):
+        raise SystemExit(f"the allocator is not installed; run scripts/setup --bench: {allocator}, {path}")
+    return path
+
+
+def check_loaded(pid, allocator):
+    """Ends the program unless the process has the library in its memory: ld.so only warns of one it cannot load."""
+    path = library_of(allocator)
+    if path is None:
+        return
+    with open(f"/proc/{pid}/maps") as maps:
+        if not any(line.rstrip().endswith(os.path.realpath(path)) for line in maps):
+            raise SystemExit(f"the allocator was not loaded, so nothing was measured with it: {allocator}, {path}")
 
 
 class Side:
@@ -26,8 +41,9 @@ class Side:
         self.name = name
         environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads),
                            TOKENIZERS_PARALLELISM="false", **dict(environment))
-        if allocator != "malloc":
-            environment["LD_PRELOAD"] = ALLOCATORS[allocator]
+        self.allocator = allocator
+        if library_of(allocator) is not None:
+            environment["LD_PRELOAD"] = library_of(allocator)
         self.started = time.monotonic()
         self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True, env=environment)
@@ -43,6 +59,7 @@ class Side:
             raise RuntimeError(f"{self.name} ended with exit code {self.process.wait()}")
         if self.first is None:
             self.first = time.monotonic() - self.started
+            check_loaded(self.process.pid, self.allocator)
         return json.loads(line)
 
     def processor_seconds(self):
