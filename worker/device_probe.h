@@ -36,8 +36,8 @@ class DeviceLocks {
 uint64_t ReadMemoryBytes();
 
 // Processes killed for memory so far: `oom_kill` of the file `memory_events` of a cgroup (v2), or, when that is empty,
-// of this process's own cgroup (v2), else of the whole machine (/proc/vmstat), else 0. Two readings tell whether one of
-// a time was.
+// of this process's own cgroup (v2), else of the whole machine (/proc/vmstat), else 0. What it tells
+// of one process's end: worker/memory_kills.h.
 uint64_t ReadOutOfMemoryKills(const std::string& memory_events = "");
 
 }  // namespace vlm::worker

@@ -1,5 +1,6 @@
 #include "worker/worker_node.h"
 
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "worker/call_relay.h"
 #include "worker/core/worker.h"
 #include "worker/device_probe.h"
+#include "worker/memory_kills.h"
 #include "worker/persistent_stream.h"
 #include "worker/process_supervisor.h"
 #include "worker/rank_environment.h"
@@ -32,7 +34,7 @@ namespace {
 constexpr uint32_t kProtocol = 1;
 constexpr size_t kSessionMessageBytesMax = 256 << 10;
 constexpr size_t kTelemetryMessageBytesMax = 128 << 10;  // chunks of 64 KiB and their frame
-constexpr absl::Duration kDiskInterval = absl::Seconds(5);
+constexpr absl::Duration kMeasureInterval = absl::Seconds(5);
 constexpr char kSessionMethod[] = "/vlm.v1.WorkerService/Session";
 
 uint64_t HashOf(const std::string& text) {
@@ -102,7 +104,7 @@ class WorkerNode::Impl {
   struct Running {
     RankLabels labels;
     int pid = 0;
-    uint64_t kills_before = 0;
+    bool signalled = false;  // by this worker
   };
 
   // What an earlier incarnation left running, after its SIGKILL: no rank of ours may live beside the new ones.
@@ -172,15 +174,18 @@ class WorkerNode::Impl {
     telemetry_->Start();
     relay_->Resume(std::move(calls));
     Carry(core_->Start(RealClock()->Monotonic()));
-    MeasureDisk();
+    Measure();
     Arm();
   }
 
-  void MeasureDisk() {
+  void Measure() {
+    ReadMemoryKills();
     const absl::StatusOr<uint64_t> free = PosixFileSystem()->FreeBytes(options_.state_dir);
     if (free.ok()) Feed(DiskMeasured{*free});
-    executor_->PostAfter(kDiskInterval, [this] { MeasureDisk(); });
+    executor_->PostAfter(kMeasureInterval, [this] { Measure(); });
   }
+
+  void ReadMemoryKills() { memory_kills_.Read(RealClock()->Monotonic(), ReadOutOfMemoryKills(options_.memory_events)); }
 
   void OnResponse(const std::string& bytes) {
     v1::SessionResponse message;
@@ -248,7 +253,12 @@ class WorkerNode::Impl {
   void Do(SendToCoordinator& send) { session_->Send(send.message.SerializeAsString()); }
   void Do(SendToTrainer& send) { trainers_->Send(send.rank, send.message); }
   void Do(Note& note) { options_.note(note.text); }
-  void Do(SignalRank& signal) { supervisor_->Signal(signal.pid, signal.signal); }
+  void Do(SignalRank& signal) {
+    for (auto& [rank, running] : running_) {
+      if (running.pid == signal.pid) running.signalled = true;
+    }
+    supervisor_->Signal(signal.pid, signal.signal);
+  }
 
   void Do(StoreEpoch& store) {
     disk_->Post([this, epoch = store.epoch] { NoteFailure(state_->StoreEpoch(epoch), "store the epoch"); });
@@ -308,7 +318,6 @@ class WorkerNode::Impl {
     Running& running = running_[spawn.rank];
     running.labels = {
         .job_id = spawn.spec.job_id(), .stage = spawn.spec.stage(), .fence = spawn.rank.fence, .rank = spawn.rank.rank};
-    running.kills_before = ReadOutOfMemoryKills(options_.memory_events);
     telemetry_->Begin(spawn.rank, running.labels);
     metrics_->RankStarted(running.labels);
     supervisor_->Start({.program = options_.trainer,
@@ -344,15 +353,16 @@ class WorkerNode::Impl {
             .output = [this, rank](std::string bytes) { telemetry_->Output(rank, std::move(bytes)); },
             .exited =
                 [this, rank](int exit_code, int signal) {
-                  const uint64_t kills = ReadOutOfMemoryKills(options_.memory_events);
-                  executor_->Post([this, rank, exit_code, signal, kills] { OnExit(rank, exit_code, signal, kills); });
+                  executor_->Post([this, rank, exit_code, signal] { OnExit(rank, exit_code, signal); });
                 }};
   }
 
-  void OnExit(const RankKey& rank, int exit_code, int signal, uint64_t kills) {
+  void OnExit(const RankKey& rank, int exit_code, int signal) {
+    ReadMemoryKills();
     bool oom_killed = false;
     if (const auto running = running_.find(rank); running != running_.end()) {
-      oom_killed = kills > running->second.kills_before;
+      const bool by_another = signal == SIGKILL && !running->second.signalled;
+      oom_killed = by_another && memory_kills_.Take(RealClock()->Monotonic());
       disk_->Post([this, pid = running->second.pid] { NoteFailure(state_->RemoveProcess(pid), "remove a process"); });
     }
     Feed(RankReaped{.rank = rank, .exit_code = exit_code, .signal = signal, .oom_killed = oom_killed});
@@ -383,6 +393,7 @@ class WorkerNode::Impl {
   std::unique_ptr<TelemetryShipper> telemetry_;
   std::unique_ptr<rpc::GrpcServer> server_;
   std::map<RankKey, Running> running_;
+  MemoryKills memory_kills_{ReadOutOfMemoryKills(options_.memory_events)};
   std::vector<Input> inputs_;
   bool feeding_ = false;
   bool connected_ = false;

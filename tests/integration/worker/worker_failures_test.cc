@@ -70,7 +70,8 @@ TEST_F(WorkerFailuresTest, APortInUseIsRefusedAndNamed) {
 class CountedKillTest : public WorkerFailuresTest {
  protected:
   void Count(int kills) const {
-    std::ofstream(events()) << "low 0\nhigh 0\nmax 9\noom 9\noom_kill " << kills << "\noom_group_kill 0\n";
+    std::ofstream(events() + ".new") << "low 0\nhigh 0\nmax 9\noom 9\noom_kill " << kills << "\noom_group_kill 0\n";
+    ASSERT_TRUE(PosixFileSystem()->Rename(events() + ".new", events()).ok());  // as the kernel's, never half written
   }
   // How a rank ends that dies of SIGKILL while the count is at `kills`; it was 4 before.
   v1::RankResult KilledAt(int kills) {
@@ -83,7 +84,6 @@ class CountedKillTest : public WorkerFailuresTest {
     return coordinator_->WaitForResult(0);
   }
 
- private:
   std::string events() const { return folder_ + "/memory.events"; }
 };
 
@@ -98,6 +98,25 @@ TEST_F(CountedKillTest, WithoutOneItIsACrash) {
   const v1::RankResult result = KilledAt(4);
   EXPECT_EQ(result.signal(), SIGKILL);
   EXPECT_EQ(result.failure(), v1::FAILURE_CLASS_CRASH);
+}
+
+// The count is shared: another rank's kill says nothing of this one.
+TEST_F(CountedKillTest, ACountedKillIsOneRanks) {
+  Count(4);
+  Connect({"--memory-events", events()});
+  coordinator_->Assign(5, {"print up rendezvous kill", "print beside wait"});
+  ASSERT_TRUE(coordinator_->WaitForLog("up"));
+  ASSERT_TRUE(coordinator_->WaitForLog("beside"));
+  ASSERT_EQ(Trainers(2).size(), 2u);
+  Count(5);
+  Rendezvous("6161/5", 5);
+  EXPECT_EQ(coordinator_->WaitForResult(0).failure(), v1::FAILURE_CLASS_OUT_OF_MEMORY);
+  const std::vector<int> other = Trainers(1);
+  ASSERT_EQ(other.size(), 1u);
+  ASSERT_EQ(kill(other[0], SIGKILL), 0);
+  const v1::RankResult result = coordinator_->WaitForResult(1);
+  EXPECT_EQ(result.signal(), SIGKILL);
+  EXPECT_EQ(result.failure(), v1::FAILURE_CLASS_CRASH) << result.ShortDebugString();
 }
 
 // A control group with a limit on memory, where this process may make one.
