@@ -1,6 +1,7 @@
 #include "data/bad_pictures.h"
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -34,6 +35,12 @@ std::optional<BadPicturePolicy> BadPicturePolicyOf(std::string_view name) {
 bool BadPictureRule::TooMany(uint64_t bad, uint64_t pictures) const {
   if (policy == BadPicturePolicy::kFail) return bad > 0;
   return static_cast<double>(bad) > share_max * static_cast<double>(pictures);
+}
+
+void QuarantineList::Add(Quarantined one) {
+  if (entries_.size() >= max_ && !(one.picture && pictures_ < kPicturesKept)) return;
+  if (one.picture) ++pictures_;
+  entries_.push_back(std::move(one));
 }
 
 std::string PlaceAndReason(const Quarantined& one) {

@@ -44,6 +44,23 @@ struct Quarantined {
 // "/data/a.tar: record 3, member 000002.jpg at offset 1536: PNG is broken...".
 std::string PlaceAndReason(const Quarantined& one);
 
+// The first entries of a list that grows while data are read, so that it stays within memory.
+class QuarantineList {
+ public:
+  // Kept however many entries stand before them: a message that says that too many pictures are bad must name some.
+  static constexpr size_t kPicturesKept = 100;
+
+  explicit QuarantineList(size_t max) : max_(max) {}
+  // `one` is left out when there are `max` entries, unless it is among the first kPicturesKept pictures.
+  void Add(Quarantined one);
+  const std::vector<Quarantined>& entries() const { return entries_; }
+
+ private:
+  size_t max_;
+  size_t pictures_ = 0;  // among the entries
+  std::vector<Quarantined> entries_;
+};
+
 // The first few of `list`, or of its pictures, and how many of `total` come after them; joined by "; ".
 std::string FirstOf(const std::vector<Quarantined>& list, bool pictures_only, uint64_t total);
 

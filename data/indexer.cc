@@ -94,10 +94,11 @@ class FileIndexer {
     return absl::OkStatus();
   }
 
+  const std::vector<Quarantined>& quarantined() const { return quarantined_.entries(); }
+
  private:
   void Quarantine(const RecordPlace& place, std::optional<size_t> image, const absl::Status& why) {
-    if (index_.quarantined.size() == FileIndex::kQuarantinedMax) return;
-    index_.quarantined.push_back(
+    quarantined_.Add(
         {index_.file.source, index_.file.path, place.line, image ? place.ImageMember(*image) : place.JsonMember(),
          image ? place.images[*image].offset : place.json.offset, image.has_value(),
          image ? std::string(BadPicturePolicyName(options_.on_bad_picture)) : "rejected", std::string(why.message())});
@@ -107,6 +108,7 @@ class FileIndexer {
   const IndexOptions& options_;
   const ChatTemplate& chat_template_;
   FileIndex& index_;
+  QuarantineList quarantined_{FileIndex::kQuarantinedMax};
 };
 
 }  // namespace
@@ -137,6 +139,7 @@ absl::StatusOr<FileIndex> IndexFile(FileSystem* files, const DataFile& data_file
     VLM_RETURN_IF_ERROR(indexer.Add(place));
     advance();
   }
+  index.quarantined = indexer.quarantined();
   return index;
 }
 

@@ -214,6 +214,7 @@ Manifest MergeIndexes(RenderSettings render, const std::vector<std::string>& sou
   manifest.render = std::move(render);
   for (const std::string& source : sources) {
     ManifestSource merged{source, manifest.samples.size()};
+    QuarantineList quarantined(Manifest::kQuarantinedMax / sources.size());
     for (const FileIndex& index : indexes) {
       if (index.file.source != source) continue;
       const uint32_t file = static_cast<uint32_t>(manifest.files.size());
@@ -228,10 +229,9 @@ Manifest MergeIndexes(RenderSettings render, const std::vector<std::string>& sou
       merged.rejected += index.rejected;
       merged.pictures += index.pictures;
       merged.bad_pictures += index.bad_pictures;
-      for (const Quarantined& one : index.quarantined) {
-        if (manifest.quarantined.size() < Manifest::kQuarantinedMax) manifest.quarantined.push_back(one);
-      }
+      for (const Quarantined& one : index.quarantined) quarantined.Add(one);
     }
+    manifest.quarantined.insert(manifest.quarantined.end(), quarantined.entries().begin(), quarantined.entries().end());
     merged.samples = manifest.samples.size() - merged.first;
     manifest.sources.push_back(merged);
   }

@@ -71,8 +71,9 @@ struct Manifest {
   std::vector<ManifestSource> sources;
   std::vector<SampleRecord> samples;
   std::vector<ImageRecord> images;
-  BadPictureRule bad_pictures;           // of training too: for pictures that have gone bad since
-  std::vector<Quarantined> quarantined;  // the first kQuarantinedMax; kept in a file of its own, not read back
+  BadPictureRule bad_pictures;  // of training too: for pictures that have gone bad since
+  // A QuarantineList of each source, which divide kQuarantinedMax evenly; kept in a file of its own, not read back.
+  std::vector<Quarantined> quarantined;
 
   static constexpr size_t kQuarantinedMax = 100'000;  // about 30 MiB of quarantine.jsonl
 
@@ -101,7 +102,7 @@ struct FileIndex {
   std::vector<SampleRecord> samples;  // `file` and `first_image` are relative to this index
   std::vector<ImageRecord> images;
   uint64_t rejected = 0, pictures = 0, bad_pictures = 0;  // as of ManifestSource
-  std::vector<Quarantined> quarantined;                   // the first kQuarantinedMax
+  std::vector<Quarantined> quarantined;                   // a QuarantineList of kQuarantinedMax
 
   static constexpr size_t kQuarantinedMax = 10'000;
 };

@@ -118,7 +118,9 @@ class IndexStage final : public PoolStage {
       absl::FPrintF(stderr, "source %s: %d samples, %d records rejected, %d of %d pictures bad\n", source.name,
                     source.samples, source.rejected, source.bad_pictures, source.pictures);
     }
-    if (!manifest.quarantined.empty()) std::fprintf(stderr, "all of them stand in %s\n", data::kQuarantineFile);
+    if (!manifest.quarantined.empty()) {
+      absl::FPrintF(stderr, "%d of them are named in %s\n", manifest.quarantined.size(), data::kQuarantineFile);
+    }
     context_.link->AddMetric("samples_rejected", 0, static_cast<double>(rejected));
     context_.link->AddMetric("bad_pictures", 0, static_cast<double>(bad));
   }

@@ -62,6 +62,54 @@ TEST(ManifestTest, SourcesAreAdjacentAndFilesSorted) {
   EXPECT_EQ(PlaceAndReason(manifest.quarantined[0]), "/d/c.tar: record 7, member 7.json at offset 512: no target");
 }
 
+Quarantined Rejected(const std::string& source, uint64_t record) {
+  return {source, "/d/" + source + ".tar", record, "", 512, false, "rejected", "no target"};
+}
+Quarantined BadPicture(const std::string& source, uint64_t record) {
+  return {source, "/d/" + source + ".tar", record, "1.png", 512, true, "drop", "broken"};
+}
+
+TEST(QuarantineListTest, IsBoundedAndRecordsHideNoPicture) {
+  QuarantineList list(200);
+  for (uint64_t record = 1; record <= 300; ++record) list.Add(Rejected("text", record));
+  ASSERT_EQ(list.entries().size(), 200u);
+  EXPECT_EQ(list.entries().back().record, 200u);
+  for (uint64_t record = 301; record <= 1000; ++record) list.Add(BadPicture("text", record));
+  ASSERT_EQ(list.entries().size(), 200u + QuarantineList::kPicturesKept);
+  EXPECT_EQ(list.entries()[200].record, 301u);
+  list.Add(Rejected("text", 1001));
+  EXPECT_EQ(list.entries().size(), 200u + QuarantineList::kPicturesKept);
+}
+
+TEST(QuarantineListTest, HoldsPicturesAloneUpToItsSize) {
+  QuarantineList list(200);
+  for (uint64_t record = 1; record <= 300; ++record) list.Add(BadPicture("text", record));
+  EXPECT_EQ(list.entries().size(), 200u);
+}
+
+// The first source alone would fill the list; the second one's only picture is named all the same.
+TEST(ManifestTest, EverySourceHasItsPartOfTheQuarantineList) {
+  std::vector<FileIndex> indexes;
+  for (uint64_t ordinal = 0; ordinal <= Manifest::kQuarantinedMax / FileIndex::kQuarantinedMax; ++ordinal) {
+    indexes.push_back(IndexOf("/d/text.tar", "text", ordinal, 1, 0));
+    for (uint64_t i = 0; i < FileIndex::kQuarantinedMax; ++i) {
+      indexes.back().quarantined.push_back(Rejected("text", i + 1));
+    }
+  }
+  indexes.push_back(IndexOf("/d/captions.tar", "captions", indexes.size(), 1, 1));
+  indexes.back().quarantined = {BadPicture("captions", 7)};
+  const Manifest manifest = MergeIndexes({}, {"text", "captions"}, indexes);
+  ASSERT_EQ(manifest.quarantined.size(), Manifest::kQuarantinedMax / 2 + 1);
+  EXPECT_EQ(manifest.quarantined.back().source, "captions");
+  EXPECT_EQ(manifest.quarantined.back().record, 7u);
+
+  for (FileIndex& index : indexes) index.file.source = "text";
+  indexes.back().quarantined[0].source = "text";
+  const Manifest one = MergeIndexes({}, {"text"}, indexes);
+  ASSERT_EQ(one.quarantined.size(), Manifest::kQuarantinedMax + 1);
+  EXPECT_TRUE(one.quarantined.back().picture) << "rejected records stand before it";
+}
+
 TEST(ManifestTest, DoesNotDependOnWhoIndexedWhat) {
   std::vector<FileIndex> indexes = {IndexOf("/d/c.tar", "text", 0, 4, 0), IndexOf("/d/b.tar", "captions", 2, 3, 1),
                                     IndexOf("/d/a.tar", "captions", 1, 2, 1)};
