@@ -116,11 +116,9 @@ void CallRelay::Deliver(StoredCall call, absl::Duration deadline, rpc::Channel::
     absl::Status written = parts.state->StoreCall(call);
     parts.executor->Post([self, name = call.name, written = std::move(written)] {
       if (*self == nullptr) return;
-      if (written.ok()) {
-        (*self)->SendStored(name);
-      } else {
-        (*self)->Settle(name, Annotate(written, "keep a call for the coordinator"));
-      }
+      // A full disk of this machine is no reason to lose the rank's save.
+      if (!written.ok() && (*self)->parts_.unkept) (*self)->parts_.unkept(written);
+      (*self)->SendStored(name);
     });
   });
 }

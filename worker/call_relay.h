@@ -3,6 +3,7 @@
 #define VLM_WORKER_CALL_RELAY_H_
 
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -32,6 +33,8 @@ class CallRelay {
     WorkerMetrics* metrics;
     const Clock* clock;
     RngKey jitter;
+    // Told on `executor` of each call that could not be kept on disk, and why. May be empty.
+    std::function<void(const absl::Status&)> unkept = nullptr;
   };
   explicit CallRelay(const Parts& parts);
   ~CallRelay();
@@ -45,8 +48,9 @@ class CallRelay {
                absl::Duration away_max = absl::InfiniteDuration());
 
   // Keeps the call on disk and tries until the service answers, however long that takes and across restarts of
-  // this worker. `done` gets the answer, or DEADLINE_EXCEEDED when it is not there within `deadline`; the call
-  // goes on. Calls with one name are one call.
+  // this worker. A call that cannot be kept, on a full disk say, is made all the same, but does not outlive this
+  // worker, which its rank does not either. `done` gets the answer, or DEADLINE_EXCEEDED when it is not there within
+  // `deadline`; the call goes on. Calls with one name are one call.
   void Deliver(StoredCall call, absl::Duration deadline, rpc::Channel::Done done);
   // Goes on with calls of an earlier incarnation.
   void Resume(std::vector<StoredCall> calls);

@@ -148,7 +148,10 @@ class WorkerNode::Impl {
                                                           .state = state_.get(),
                                                           .metrics = metrics_,
                                                           .clock = RealClock(),
-                                                          .jitter = jitter.Derive("relay")});
+                                                          .jitter = jitter.Derive("relay"),
+                                                          .unkept = [this](const absl::Status& why) {
+                                                            NoteFailure(why, "keep a rank's call on disk");
+                                                          }});
     trainers_ = std::make_unique<TrainerService>(
         executor_, relay_.get(),
         TrainerService::Callbacks{

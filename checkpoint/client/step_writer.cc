@@ -15,6 +15,11 @@
 namespace vlm::checkpoint {
 namespace {
 
+// The service has said nothing about the call itself: it is away, or a worker has no place for one more call.
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
+}
+
 absl::StatusOr<FileClaim> WriteTensors(FileSystem* files, const std::string& path, const FileToWrite& file) {
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
                        SafetensorsWriter::Create(files, path, file.tensors, file.metadata));
@@ -169,14 +174,21 @@ class StepWriter::Worker {
     return Report(save, part, result);
   }
 
-  // A save that cannot be written must not count as being written for the rest of the attempt.
+  // A save that cannot be written or reported must not count as being written for the rest of the attempt. The result
+  // is `error`, with what became of giving the step up when it could not be.
   absl::Status GiveUp(const Save& save, const absl::Status& error) {
-    absl::Status aborted = client_->AbortStep(save.step.stage_uid, save.step.step, save.step.fence);
-    if (!aborted.ok() && !absl::IsFailedPrecondition(aborted)) {
-      return absl::Status(error.code(),
-                          absl::StrCat(error.message(), "; and the step could not be given up: ", aborted.message()));
+    const absl::Duration end = clock_->Monotonic() + options_.retry_for;
+    absl::Duration pause = options_.retry_first;
+    while (true) {
+      const absl::Status aborted = client_->AbortStep(save.step.stage_uid, save.step.step, save.step.fence);
+      // Refused: the attempt was replaced, or the step was committed or given up by another rank.
+      if (aborted.ok() || absl::IsFailedPrecondition(aborted)) return error;
+      if (!MayPass(aborted) || clock_->Monotonic() + pause > end || !Pause(pause)) {
+        return absl::Status(error.code(),
+                            absl::StrCat(error.message(), "; and the step could not be given up: ", aborted.message()));
+      }
+      pause = std::min(2 * pause, options_.retry_most);
     }
-    return error;
   }
 
   absl::Status Report(const Save& save, const PartToAdd& part, SaveResult* result) {
@@ -187,12 +199,13 @@ class StepWriter::Worker {
       if (committed.ok()) {
         result->committed = *committed;
         if (*committed || !save.wait_for_commit) return absl::OkStatus();
-      } else if (!absl::IsUnavailable(committed.status()) && !absl::IsDeadlineExceeded(committed.status())) {
-        return committed.status();
+      } else if (!MayPass(committed.status())) {
+        return GiveUp(save, committed.status());
       }
       if (clock_->Monotonic() + pause > give_up) {
-        return committed.ok() ? absl::DeadlineExceededError("the other ranks' parts of the step did not arrive in time")
-                              : Annotate(committed.status(), "the checkpoint service stayed away");
+        return GiveUp(save, committed.ok() ? absl::DeadlineExceededError(
+                                                 "the other ranks' parts of the step did not arrive in time")
+                                           : Annotate(committed.status(), "the checkpoint service stayed away"));
       }
       if (!Pause(pause)) return absl::CancelledError("the writer was closed before the step was reported");
       pause = std::min(2 * pause, options_.retry_most);

@@ -56,12 +56,13 @@ constexpr int kSavesInFlightMax = 4;  // twice the steps that a stage may have u
 
 struct StepWriterOptions {
   uint64_t bytes_in_flight_max = uint64_t{16} << 30;    // snapshots held at once, over all saves
-  absl::Duration retry_for = absl::Minutes(10);         // AddPart while the service is away
+  absl::Duration retry_for = absl::Minutes(10);         // AddPart, and giving up, while the service is away
   absl::Duration retry_first = absl::Milliseconds(50);  // doubles up to retry_most
   absl::Duration retry_most = absl::Seconds(2);
 };
 
-// Thread-safe. One thread writes the saves one after another, in order.
+// Thread-safe. One thread writes the saves one after another, in order. A save that cannot be written, or whose part is
+// refused, is given up (AbortStep), so that it keeps no place among the stage's unfinished steps.
 class StepWriter {
  public:
   // All must outlive the writer.

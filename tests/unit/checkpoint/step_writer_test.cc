@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
+#include <string_view>
 
 #include "base/hooked_file_system.h"
 #include "base/mutex.h"
@@ -60,6 +62,33 @@ FileToWrite PlainFile(const std::string& name, const std::string& contents) {
   file.contents = contents;
   return file;
 }
+
+// Refuses the first calls of some methods, as a worker does that has no place for one more, and passes the rest on.
+class RefusingChannel final : public rpc::Channel {
+ public:
+  RefusingChannel(rpc::Channel* inner, std::map<std::string, int> refusals)
+      : inner_(inner), refusals_(std::move(refusals)) {}
+  void Call(std::string_view method, std::string request, const rpc::CallOptions& options, Done done) override {
+    if (Refuses(std::string(method.substr(method.rfind('/') + 1)))) {
+      return done(absl::ResourceExhaustedError("too many calls wait for the coordinator"));
+    }
+    inner_->Call(method, std::move(request), options, std::move(done));
+  }
+  std::unique_ptr<rpc::Stream> Open(std::string_view method, const rpc::CallOptions& options,
+                                    std::shared_ptr<rpc::StreamReceiver> receiver) override {
+    return inner_->Open(method, options, std::move(receiver));
+  }
+
+ private:
+  bool Refuses(const std::string& method) {
+    MutexLock lock(&mutex_);
+    return refusals_[method]-- > 0;
+  }
+
+  rpc::Channel* const inner_;
+  Mutex mutex_;
+  std::map<std::string, int> refusals_ ABSL_GUARDED_BY(mutex_);  // by method; how many are still to come
+};
 
 class StepWriterTest : public ServiceFixture {
  protected:
@@ -157,6 +186,35 @@ TEST_F(StepWriterTest, AFullDiskGivesTheStepUpAndLeavesNothing) {
   EXPECT_TRUE(writer.Wait().ok());  // the error was told once; training and saving went on
   EXPECT_EQ(client_->GetLatest(kStageUid)->step, 2u);
   EXPECT_FALSE(std::filesystem::exists(folder));  // removed before the later step's folder was looked at
+}
+
+// A step that nobody writes any more must not keep one of the stage's two places for the rest of the attempt.
+TEST_F(StepWriterTest, ARefusedPartGivesTheStepUp) {
+  StepWriter writer(PosixFileSystem(), client_.get(), RealClock(), options_);
+  for (uint64_t step = 1; step <= kWritingStepsMax + 1; ++step) {
+    Save save = BeginSave(step);
+    save.written = {{"lost.bin", 5, std::string(64, '0')}};  // the service looks for it when the part is reported
+    ASSERT_TRUE(writer.Start(std::move(save)).ok());
+    const absl::Status refused = writer.Wait();
+    EXPECT_TRUE(absl::IsDataLoss(refused)) << refused;
+    EXPECT_TRUE(absl::IsFailedPrecondition(client_->BeginStep(Step(1, step)).status())) << step;
+  }
+}
+
+TEST_F(StepWriterTest, AWorkerWithTooManyCallsIsAskedAgain) {
+  RefusingChannel channel(channel_.get(), {{"AddPart", 3}, {"DeleteStep", 3}});
+  const CheckpointClient client(&channel, {.deadline = absl::Seconds(30)});
+  StepWriter writer(PosixFileSystem(), &client, RealClock(), options_);
+  Save kept = BeginSave(1);
+  kept.files = {PlainFile("a", "bytes")};
+  ASSERT_TRUE(writer.Start(std::move(kept)).ok());
+  EXPECT_TRUE(writer.Wait().ok());
+  EXPECT_EQ(client_->GetStep(kStageUid, 1)->status, StepStatus::kComplete);
+  Save lost = BeginSave(2);
+  lost.written = {{"lost.bin", 5, std::string(64, '0')}};
+  ASSERT_TRUE(writer.Start(std::move(lost)).ok());
+  EXPECT_TRUE(absl::IsDataLoss(writer.Wait()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(client_->BeginStep(Step(1, 2)).status())) << "it was given up in the end";
 }
 
 TEST_F(StepWriterTest, ReportsWhenTheServiceComesBack) {

@@ -31,13 +31,15 @@ class CallRelayTest : public testing::Test {
     relay_.reset();
     state_.reset();
     state_ = StateDir::Open(path_, "host").value();
-    relay_ = std::make_unique<CallRelay>(CallRelay::Parts{.channel = channel_.get(),
-                                                          .executor = executor_,
-                                                          .disk = executor_,
-                                                          .state = state_.get(),
-                                                          .metrics = &metrics_,
-                                                          .clock = &clock_,
-                                                          .jitter = RngKey{1}});
+    relay_ = std::make_unique<CallRelay>(
+        CallRelay::Parts{.channel = channel_.get(),
+                         .executor = executor_,
+                         .disk = executor_,
+                         .state = state_.get(),
+                         .metrics = &metrics_,
+                         .clock = &clock_,
+                         .jitter = RngKey{1},
+                         .unkept = [this](const absl::Status& why) { unkept_.push_back(why); }});
   }
   void ServeEcho() {
     rpc::ServiceRegistry registry;
@@ -66,6 +68,7 @@ class CallRelayTest : public testing::Test {
   std::unique_ptr<CallRelay> relay_;
   std::vector<std::string> requests_;
   std::vector<absl::StatusOr<std::string>> answers_;
+  std::vector<absl::Status> unkept_;
   absl::Status refusal_;
 };
 
@@ -156,6 +159,21 @@ TEST_F(CallRelayTest, AStoredCallOutlivesItsCallerAndTheWorker) {
   Run(absl::Seconds(2));
   EXPECT_EQ(requests_, std::vector<std::string>{"part"});
   EXPECT_TRUE(state_->LoadCalls().value().empty());
+  EXPECT_EQ(relay_->waiting(), 0u);
+}
+
+// A worker whose disk is full keeps the call in memory: its rank must not lose a save for that.
+TEST_F(CallRelayTest, ACallThatCannotBeKeptOnDiskIsMadeAllTheSame) {
+  ASSERT_TRUE(RemoveTree(PosixFileSystem(), path_ + "/calls").ok());  // no row can be written from here on
+  relay_->Deliver({.name = "p", .method = "/s.S/Do", .request = "part"}, absl::Minutes(10), Keep());
+  Run(absl::Seconds(20));
+  EXPECT_TRUE(answers_.empty()) << "the service is away, and nothing else has an answer";
+  EXPECT_EQ(unkept_.size(), 1u);
+  ServeEcho();
+  Run(absl::Seconds(1));
+  ASSERT_EQ(answers_.size(), 1u);
+  ASSERT_TRUE(answers_[0].ok()) << answers_[0].status();
+  EXPECT_EQ(*answers_[0], "re: part");
   EXPECT_EQ(relay_->waiting(), 0u);
 }
 
