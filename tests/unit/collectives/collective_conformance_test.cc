@@ -271,9 +271,10 @@ TEST_P(CollectiveFailureTest, DisagreementNamesBothSides) {
 
 TEST_P(CollectiveFailureTest, AbortEndsAWaitAndEverythingAfter) {
   std::atomic<Collective*> waiting{nullptr};
-  std::atomic<bool> ended{false};
+  std::atomic<bool> aborted{false}, ended{false};
   std::thread aborter([&] {
     if (Eventually([&] { return waiting.load() != nullptr; })) waiting.load()->Abort("the worker is going away");
+    aborted = true;
   });
   const std::vector<absl::Status> statuses =
       RunRanks(GetParam(), 2, {absl::Minutes(5)}, [&](Collective* collective) -> absl::Status {
@@ -285,6 +286,7 @@ TEST_P(CollectiveFailureTest, AbortEndsAWaitAndEverythingAfter) {
         const absl::Status status = collective->Barrier("start");
         EXPECT_EQ(collective->Barrier("again").code(), absl::StatusCode::kAborted);
         ended = true;
+        EXPECT_TRUE(Eventually([&] { return aborted.load(); }));  // it uses the collective until it returns
         return status;
       });
   aborter.join();
