@@ -279,6 +279,9 @@ class TrainingRun {
   void NoteSave(uint64_t step, const std::string& folder, const checkpoint::SaveResult& result) {
     if (result.status.ok()) {
       carried_.Remember(folder, result.files, frozen_files_);
+      if (result.committed) {
+        std::fprintf(stderr, "checkpoint of step %llu committed\n", static_cast<unsigned long long>(step));
+      }
     } else {
       NoteFailedSave(step, result.status);
       return;

@@ -11,7 +11,10 @@ import dataclasses
 import json
 import os
 import random
+import re
 import signal
+import subprocess
+import threading
 import time
 
 from service import Service, alive, process_stat, wait_until, weights
@@ -22,6 +25,7 @@ SAVE = ["save.file_written", "save.file_renamed", "save.file_done", "save.part_d
 END = ["rank.done", "result.known", "result.stored", "publish.asked", "publish.answered"]
 VICTIMS = ["trainer", "worker", "coordinator", "everything"]
 TRAINED = ["pretrain", "align", "sft"]
+ASK_AGAIN_S = 0.1
 GONE = (3, 9)  # exit codes of vlmctl: no such step, or one that is being deleted
 FINAL = {"STAGE_STATE_SUCCEEDED", "STAGE_STATE_REUSED"}
 
@@ -105,6 +109,53 @@ class Snapshot:
             for name, stage in self.stages.items())
 
 
+class LatestSnapshot:
+    """Asks again and again, beside the test, while the coordinator answers: what stands still can no more be asked."""
+
+    def __init__(self, service, job):
+        self.service, self.job, self.stopped, self.failed = service, job, False, None
+        self.latest = Snapshot(service, job)
+        self.thread = threading.Thread(target=self.ask, daemon=True)
+        self.thread.start()
+
+    def ask(self):
+        while not self.stopped:
+            try:
+                asked = Snapshot(self.service, self.job)
+            except (AssertionError, subprocess.TimeoutExpired) as error:  # it is gone, or it failed
+                self.failed = self.failed or (None if self.stopped else error)
+                return
+            if not self.stopped:  # else the answer may be one of the time after the kill
+                self.latest = asked
+            time.sleep(ASK_AGAIN_S)  # the job runs on the same cores
+
+    def stop(self):
+        """The last answer. A question that is open now may stay so until the coordinator is back: then comes end()."""
+        self.stopped = True
+        return self.latest
+
+    def end(self):
+        self.stop()
+        self.thread.join()
+        if self.failed:
+            raise self.failed
+
+
+def commits_told(service, job):
+    """The last step of each stage that the coordinator has told some rank to be committed, as ranks have printed."""
+    told = collections.Counter()
+    for log in [*service.folder.glob("worker-*/logs/*/*"), *service.folder.glob(f"coordinator/logs/{job}/*/*/*")]:
+        try:
+            text = log.read_bytes().decode(errors="replace")
+        except OSError:  # shipped and removed meanwhile
+            continue
+        stage = re.search(r"^([^:\s]+): \d+ steps, rank \d+ of ", text, re.M)
+        steps = re.findall(r"^checkpoint of step (\d+) committed$", text, re.M)
+        if stage and steps:
+            told[stage[1]] = max(told[stage[1]], *map(int, steps))
+    return told
+
+
 def steps_of(stage):
     return int(stage.get("progress", {}).get("done", 0))
 
@@ -130,6 +181,7 @@ class Round:
         self.plan = collections.deque(make_plan(victim, self.rng, points_each))
         self.results = []
         self.before = None  # what was acknowledged the last time that it was asked before a kill
+        self.asking = None  # a LatestSnapshot from before a kill until what it asks is back
         self.events = []  # of this job, as they were told after the last kill
 
     def run(self, reference):
@@ -157,12 +209,14 @@ class Round:
         self.before = Snapshot(service, job)
         killed = (self.kill_at_random if kill.place == "random" else self.kill_at_point)(service, job, kill, ended)
         if killed is None:
+            self.end_asking()
             return False
         killed_at = time.monotonic()
         # The job goes on with the other worker alone, or once this one is back.
         late = len(killed) == 1 and killed[0].startswith("worker") and self.rng.random() < 0.5
         if not late:
             restore(service, killed)
+        self.end_asking()
         after = Snapshot(service, job)
         after.check_nothing_lost(self.before)
         wait_until(f"the job moves after {kill}",
@@ -189,46 +243,50 @@ class Round:
             if self.victim == "trainer":
                 wait_until("a trainer runs", lambda: ended() or living_trainers(service))
             self.before = Snapshot(service, job)
-            killed = self.kill_now(service, None)
+            killed = self.kill_now(service)
         return killed
 
     def kill_at_point(self, service, job, kill, ended):
-        """Waits until the point is reached. The process that reached it stands still there, or is killed by itself."""
-        itself = self.victim == owner(kill.point)
-        service.set_point(kill.point, "kill" if itself else "freeze", kill.occurrence)
+        """Waits until the point is reached, where its process stands still, and kills from outside: so what was
+        acknowledged is known as it is at that point, whoever reached it."""
+        if owner(kill.point) == "coordinator":
+            self.asking = LatestSnapshot(service, job)
+        service.set_point(kill.point, "freeze", kill.occurrence)
         pid = wait_until(f"{kill.point} is reached", lambda: service.reached(kill.point) or (ended() and -1))
         if pid == -1:
             service.unset_points()
+            self.end_asking()
             return None
-        if itself and self.victim == "trainer":
-            return []
-        if itself:
-            name = next(name for name, process in service.processes.items() if process.pid == pid)
-            service.kill(name)  # it is dead, or just about to be
-            return [name]
         wait_until("its process stands still", lambda: process_stat(pid)[0] in ("T", ""), deadline_s=20)
-        if owner(kill.point) != "coordinator":
+        self.before = self.asking.stop() if self.asking else Snapshot(service, job)
+        self.before.committed |= commits_told(service, job)  # the larger of both, for each stage
+        if owner(kill.point) == "trainer":
             check_no_half_step(service, job)
-            self.before = Snapshot(service, job)
-        killed = self.kill_now(service, pid if owner(kill.point) == "trainer" else None)
-        with contextlib.suppress(ProcessLookupError):  # with its worker, a trainer is gone too
+        killed = self.kill_now(service, pid)
+        with contextlib.suppress(ProcessLookupError):  # it is the victim, or a trainer that is gone with its worker
             os.kill(pid, signal.SIGCONT)
         return killed
 
-    def kill_now(self, service, trainer):
-        """The names of the processes that are gone, other than trainers; `trainer` is the one at the point, if it is
-        one. None when the victim is a trainer and all have ended by themselves."""
+    def end_asking(self):
+        if self.asking:
+            self.asking.end()
+        self.asking = None
+
+    def kill_now(self, service, at_point=0):
+        """The names of the processes that are gone, other than trainers; `at_point` is the one that stands at the
+        point. None when the victim is a trainer and all have ended by themselves."""
         if self.victim == "trainer":
-            living = [trainer] if trainer else living_trainers(service)
+            living = living_trainers(service)
             try:
-                os.kill(self.rng.choice(living), signal.SIGKILL)
+                os.kill(at_point if at_point in living else self.rng.choice(living), signal.SIGKILL)
             except (IndexError, ProcessLookupError):
                 return None
             return []
         killed = ["coordinator"]
         if self.victim == "worker":
-            workers = sorted(name for name in service.processes if name.startswith("worker"))
-            killed = [service.worker_of(trainer) if trainer and alive(trainer) else self.rng.choice(workers)]
+            workers = {process.pid: name for name, process in service.processes.items() if name.startswith("worker")}
+            killed = [workers.get(at_point) or workers.get(process_stat(at_point)[1]) or
+                      self.rng.choice(sorted(workers.values()))]
         elif self.victim == "everything":
             killed = sorted(name for name in service.processes if name.startswith(("coordinator", "worker")))
         service.kill(*killed)
