@@ -177,6 +177,7 @@ class StepWriter::Worker {
   // A save that cannot be written or reported must not count as being written for the rest of the attempt. The result
   // is `error`, with what became of giving the step up when it could not be.
   absl::Status GiveUp(const Save& save, const absl::Status& error) {
+    CrashPoint("save.given_up");
     const absl::Duration end = clock_->Monotonic() + options_.retry_for;
     absl::Duration pause = options_.retry_first;
     while (true) {

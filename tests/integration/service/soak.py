@@ -20,6 +20,8 @@ POINTS_EACH = 2  # of each place, per round
 CASES = [
     ("stops_test.py", "a_stopped_trainer_is_replaced", "SIGSTOP of a trainer in a save"),
     ("stops_test.py", "a_stopped_worker_is_replaced_and_wakes_too_late", "SIGSTOP of a worker and its rank in a save"),
+    ("stops_test.py", "a_worker_that_wakes_in_the_next_attempts_save_changes_nothing",
+     "SIGSTOP of a worker whose rank lives, awake in the next attempt's save"),
     ("stops_test.py", "a_stopped_coordinator_kills_no_job", "SIGSTOP of the coordinator for 10 s"),
     ("stops_test.py", "a_coordinator_that_is_away_costs_no_step", "coordinator away for 20 s"),
     ("stops_test.py", "a_rank_that_never_leaves_a_collective_is_replaced", "rank that never leaves a collective"),

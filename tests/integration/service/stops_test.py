@@ -1,4 +1,5 @@
 """Processes that stand still, and wake up. Usage: stops_test.py CASE BINARIES"""
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -10,6 +11,7 @@ from service import (ENDLESS, Service, alive, complete_steps, measured, process_
                      wait_until)
 
 FAST_NOTICE = ["--frozen-after", 3]  # of a rank without a beat; 10 s unless said
+PATIENT = ["--frozen-after", 600]  # a rank that a test lets stand still is not to be replaced
 STEPS = ["--set", "spec.stages[sft].train.steps=400", "--set", "spec.stages[sft].checkpoint.every=20 steps"]
 COORDINATOR_STOPPED_S = 10
 COORDINATOR_AWAY_S = 20
@@ -30,18 +32,39 @@ def what_counts(service, job):
     return found
 
 
+def steps_of_fence(service, job, fence):
+    """The complete steps of sft that an attempt has written."""
+    return {int(row["step"]) for row in service.steps(job) if row["stage"] == "sft" and int(row["fence"]) == fence
+            and row["state"] == "STEP_STATE_COMPLETE"}
+
+
 def folders_without_a_row(service, job):
     listed = {step["folder"] for step in service.steps(job)}
     return sorted(set(map(str, (service.folder / "artifacts/jobs" / job).glob("*/step-*"))) - listed)
 
 
-def freeze_in_a_save(service, job, point):
+def freeze_in_a_save(service, job, point, world=2):
     """A rank of sft stands still at the point, in the middle of a save; its process id."""
-    wait_until("a checkpoint of sft on two ranks", lambda: complete_steps(service, job))
+    wait_until(f"a checkpoint of sft on {world} ranks", lambda: complete_steps(service, job, world))
     service.set_point(point, "freeze")
     pid = wait_until(f"a rank is at {point}", lambda: service.reached(point))
     wait_until("it stands still", lambda: process_stat(pid)[0] == "T", deadline_s=20)
     return pid
+
+
+def let_it_end_its_save(service, pid):
+    """Wakes a rank that stands still in a save. Back when it has written its part and is about to report it, or is
+    about to give the save up, or has ended."""
+    ends = ("save.part_done", "save.given_up")
+    for point in ends:
+        service.set_point(point, "freeze")
+    os.kill(pid, signal.SIGCONT)
+    # Not the first look at its state: that it sleeps says nothing of what it has done.
+    wait_until("it has ended its save", lambda: pid in [service.reached(point) for point in ends] or not alive(pid))
+    service.unset_points()
+    wait_until("it stands still, or is gone", lambda: process_stat(pid)[0] == "T" or not alive(pid), deadline_s=20)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def a_stopped_trainer_is_replaced(binaries):
@@ -87,9 +110,7 @@ def a_stopped_worker_is_replaced_and_wakes_too_late(binaries):
         assert int(sft["fence"]) > fence and sft["world"] == 1 and int(sft["restarts"]) == 1, sft
         before = what_counts(service, job)
         told = service.job(job)
-        os.kill(pid, signal.SIGCONT)
-        wait_until("the rank has gone on with its save, or has given up",
-                   lambda: not alive(pid) or process_stat(pid)[0] == "S")
+        let_it_end_its_save(service, pid)
         assert what_counts(service, job) == before
         service.processes[worker].send_signal(signal.SIGCONT)
         since = time.monotonic()
@@ -103,6 +124,46 @@ def a_stopped_worker_is_replaced_and_wakes_too_late(binaries):
         again = service.submit(*STEPS, "--set", "spec.stages[sft].train.steps=20")
         service.wait(again)
         assert service.stage(again, "sft")["world"] == 2, "the worker that woke takes work"
+
+
+def a_worker_that_wakes_in_the_next_attempts_save_changes_nothing(binaries):
+    """SIGSTOP of a worker alone, in the middle of a save of its rank. The rank lives: it ends that save and trains on,
+    while the lease ends and the other worker has the stage under a new fence. The worker wakes while the new attempt is
+    in the middle of a save too, and passes on what its rank says: no file and no row that counts changes, the old rank
+    is ended, no step of its fence is ever committed, the new attempt's save is."""
+    with Service(binaries, worker_options=PATIENT, crash_points=True) as service:
+        job = service.submit(*ENDLESS, "--set", "spec.stages[sft].ranks={min: 1, max: 1}")
+        old = freeze_in_a_save(service, job, "save.file_done", world=1)
+        worker = service.worker_of(old)
+        fence = int(service.stage(job, "sft")["fence"])
+        service.processes[worker].send_signal(signal.SIGSTOP)
+        since = time.monotonic()
+        counted = steps_of_fence(service, job, fence)
+        let_it_end_its_save(service, old)
+        wait_until("sft has another attempt", lambda: int(service.stage(job, "sft")["fence"]) > fence)
+        measured("the other one has its work", since)
+        newest = max(counted)
+        wait_until("which commits", lambda: complete_steps(service, job, world=1)[-1] > newest)
+        assert alive(old), "the rank of the stopped worker was to live on"
+        new = freeze_in_a_save(service, job, "save.file_done", world=1)
+        assert new != old
+        wait_until("removed steps are gone", lambda: all(
+            step["state"] in ("STEP_STATE_COMPLETE", "STEP_STATE_WRITING") for step in service.steps(job)))
+        before = what_counts(service, job)
+        service.processes[worker].send_signal(signal.SIGCONT)
+        since = time.monotonic()
+        wait_until("the old rank is ended", lambda: not alive(old))
+        service.wait_for_workers(2)
+        measured("awake, its rank is ended and it serves again", since)
+        assert what_counts(service, job) == before
+        assert alive(new) and int(service.stage(job, "sft")["restarts"]) == 1, service.stage(job, "sft")
+        committed = complete_steps(service, job, world=1)[-1]
+        os.kill(new, signal.SIGCONT)
+        wait_until("the new attempt commits this save and the next",
+                   lambda: sum(step > committed for step in complete_steps(service, job, world=1)) >= 2)
+        assert steps_of_fence(service, job, fence) <= counted, "a step of the old fence was committed"
+        assert int(service.stage(job, "sft")["restarts"]) == 1
+        service.vlmctl("cancel", job)
 
 
 def a_stopped_coordinator_kills_no_job(binaries):
