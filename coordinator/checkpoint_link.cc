@@ -91,7 +91,8 @@ absl::StatusOr<std::unique_ptr<CheckpointLink>> CheckpointLink::Create(Checkpoin
                                                .actor = &link->actor_,
                                                .disk = &link->disk_,
                                                .verifier = &link->verifier_,
-                                               .auditor = &link->auditor_};
+                                               .auditor = &link->auditor_,
+                                               .remover = &link->remover_};
   VLM_ASSIGN_OR_RETURN(link->service_, checkpoint::CheckpointService::Create(std::move(service), deps));
   rpc::ServiceRegistry registry;
   link->service_->Register(&registry);
@@ -115,6 +116,7 @@ void CheckpointLink::Stop() {
   transport_thread_.Stop();
   actor_.Stop();
   disk_.Stop();
+  remover_.Stop();
   verifier_.Stop();
   auditor_.Stop();
 }

@@ -62,6 +62,7 @@ class CheckpointLink {
   StoppableExecutor transport_thread_{"catalog-rpc"};
   StoppableExecutor actor_{"catalog"};
   StoppableExecutor disk_{"catalog-disk"};
+  StoppableExecutor remover_{"catalog-remove"};
   StoppableExecutor verifier_{"catalog-verify"};
   StoppableExecutor auditor_{"catalog-audit"};
   std::unique_ptr<checkpoint::CheckpointService> service_;

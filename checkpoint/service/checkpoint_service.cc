@@ -84,12 +84,33 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
     Executor* const executor = ExecutorOf(effect);
     const absl::Duration delay = effect.delay;
     executor->PostAfter(delay, [self = shared_from_this(), effect = std::move(effect)] {
-      const bool commits = effect.kind == Effect::Kind::kCheckFiles;
-      if (commits) CrashPoint("commit.parts");
-      EffectResult result = self->runner_.Run(effect);
-      if (commits) CrashPoint("commit.checked");
-      self->deps_.actor->Post(
-          [self, result = std::move(result)] { self->Perform(self->core_.Handle(self->deps_.clock->Wall(), result)); });
+      // By way of `disk`: behind whatever is still to be made in the folder. After the removal nothing is made in it,
+      // since no path is used twice.
+      if (effect.kind == Effect::Kind::kRemoveFolder && self->deps_.remover != nullptr) {
+        self->deps_.remover->Post([self, effect] { self->Finish(self->runner_.Run(effect)); });
+      } else {
+        self->Act(effect);
+      }
+    });
+  }
+
+  void Act(const Effect& effect) {
+    const bool commits = effect.kind == Effect::Kind::kCheckFiles;
+    if (commits) CrashPoint("commit.parts");
+    EffectResult result = runner_.Run(effect);
+    if (commits) CrashPoint("commit.checked");
+    // Without space: what is being removed may give it.
+    if (effect.kind == Effect::Kind::kMakeFolder && absl::IsResourceExhausted(result.status) &&
+        deps_.remover != nullptr) {
+      deps_.remover->Post([self = shared_from_this(), effect] { self->Finish(self->runner_.Run(effect)); });
+      return;
+    }
+    Finish(std::move(result));
+  }
+
+  void Finish(EffectResult result) {
+    deps_.actor->Post([self = shared_from_this(), result = std::move(result)] {
+      self->Perform(self->core_.Handle(self->deps_.clock->Wall(), result));
     });
   }
 

@@ -1,7 +1,8 @@
 // The checkpoint service: the catalog of steps and artifacts behind /vlm.v1.CheckpointService/*.
 //
-// One actor (the core) on an executor, a MetaStore of its own, and the disk's work on two more executors, so that
-// a long verification does not delay a save. Embedded in the coordinator or alone: the caller serves `registry`.
+// One actor (the core) on an executor, a MetaStore of its own, and the disk's work on more executors, so that neither a
+// long verification nor the removal of large files delays a save. Embedded in the coordinator or alone: the caller
+// serves `registry`.
 #ifndef VLM_CHECKPOINT_SERVICE_CHECKPOINT_SERVICE_H_
 #define VLM_CHECKPOINT_SERVICE_CHECKPOINT_SERVICE_H_
 
@@ -34,9 +35,12 @@ struct CheckpointServiceDeps {
   FileSystem* files;
   const Clock* clock;
   Executor* actor;              // decisions and commits
-  Executor* disk;               // folders, sizes, deletion
+  Executor* disk;               // folders, sizes, COMMITTED.json
   Executor* verifier;           // re-reading a whole step before it is published or reused
   Executor* auditor = nullptr;  // re-reading steps for people, hours long; null: `verifier` does it
+  // Removal of steps, which takes long for large files; only a save that lacks space waits for it. Null: `disk` does
+  // it.
+  Executor* remover = nullptr;
 };
 
 // Thread-safe. Destruction must come after the executors have stopped, or on a quiet simulation.

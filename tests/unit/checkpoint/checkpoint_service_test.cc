@@ -2,6 +2,7 @@
 #include "checkpoint/service/checkpoint_service.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <filesystem>
@@ -9,6 +10,7 @@
 #include <future>
 
 #include "absl/strings/str_cat.h"
+#include "base/hooked_file_system.h"
 #include "gmock/gmock.h"
 #include "tests/unit/checkpoint/service_fixture.h"
 
@@ -102,6 +104,81 @@ TEST_F(ServiceFixture, DeletesFilesAndRow) {
   EXPECT_EQ(client_->GetLatest(kStageUid)->step, 2u);
 }
 
+// Held back by a hook of the file system until it is opened.
+class Barrier {
+ public:
+  void Pass() {
+    reached_ = true;
+    opened_.wait();
+  }
+  void Open() { promise_.set_value(); }
+  void WaitUntilReached() const {
+    while (!reached_) sched_yield();
+  }
+
+ private:
+  std::atomic<bool> reached_ = false;
+  std::promise<void> promise_;
+  const std::shared_future<void> opened_ = promise_.get_future().share();
+};
+
+// One stage's step of a hundred gigabytes is unlinked: the saves of all others go on.
+TEST_F(ServiceFixture, ALargeRemovalHoldsUpNoSave) {
+  Barrier unlink;
+  const auto slow = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string& path) {
+    if (operation == FileOperation::kRemove && path.find("step-00000001") != std::string::npos) unlink.Pass();
+    return absl::OkStatus();
+  });
+  files_ = slow.get();
+  StartService();
+  ASSERT_TRUE(Open(1).ok());
+  const auto given_up = client_->BeginStep(Step(1, 1));
+  ASSERT_TRUE(given_up.ok()) << given_up.status();
+  ASSERT_TRUE(WriteDurableFile(PosixFileSystem(), *given_up + "/rank-0.bin", "weights").ok());
+  ASSERT_TRUE(client_->AbortStep(kStageUid, 1, 1).ok());
+  const auto next = client_->BeginStep(Step(1, 2));
+  EXPECT_TRUE(next.ok()) << next.status();
+  if (next.ok()) {
+    EXPECT_EQ(SaveStep(1, 2).status, StepStatus::kComplete);
+  }
+  EXPECT_TRUE(std::filesystem::exists(*given_up + "/rank-0.bin"));
+  unlink.Open();
+  while (client_->GetStep(kStageUid, 1).ok()) sched_yield();
+  EXPECT_FALSE(std::filesystem::exists(*given_up));
+  StopService();  // before the file system that it uses
+}
+
+// A folder that is still to be made when its step is given up is made first, and so removed.
+TEST_F(ServiceFixture, ARemovalComesAfterTheFoldersMaking) {
+  Barrier make;
+  const auto slow = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string& path) {
+    if (operation != FileOperation::kMakeDirectory || !path.ends_with("step-00000001-f00000001")) {
+      return absl::OkStatus();
+    }
+    make.Pass();
+    return absl::OkStatus();
+  });
+  files_ = slow.get();
+  StartService();
+  ASSERT_TRUE(Open(1).ok());
+  v1::BeginStepRequest begin;
+  begin.set_stage_uid(kStageUid);
+  begin.set_fence(1);
+  begin.set_step(1);
+  begin.set_world(1);
+  std::promise<absl::Status> begun;
+  channel_->Call("/vlm.v1.CheckpointService/BeginStep", begin.SerializeAsString(), {.deadline = absl::Seconds(60)},
+                 [&](const absl::StatusOr<std::string>& bytes) { begun.set_value(bytes.status()); });
+  make.WaitUntilReached();
+  EXPECT_TRUE(client_->AbortStep(kStageUid, 1, 1).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(begun.get_future().get()));
+  EXPECT_TRUE(client_->GetStep(kStageUid, 1).ok()) << "its row stays until its folder is gone";
+  make.Open();
+  while (client_->GetStep(kStageUid, 1).ok()) sched_yield();
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/jobs/job-1/sft/step-00000001-f00000001"));
+  StopService();
+}
+
 TEST_F(ServiceFixture, RefusesRootsThatAreNotItsOwn) {
   StartService();
   root_ = folder_ + "/elsewhere";
@@ -154,6 +231,77 @@ TEST_F(ServiceFixture, RefusesACatalogOfANewerProgram) {
   const absl::Status refused = TryStartService();
   EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
   EXPECT_THAT(std::string(refused.message()), HasSubstr("newer program"));
+}
+
+// What is being unlinked counts as free for the save that needs its space.
+TEST(CheckpointService, ASaveWithoutSpaceWaitsForTheRemovalsBeforeIt) {
+  constexpr uint64_t kBytes = 1000;
+  Barrier unlink;
+  SimulatedFileSystem disk;
+  ASSERT_TRUE(disk.MakeDirectory("/data").ok());
+  std::atomic<int> looks = 0;  // at the root, before each work on a folder
+  disk.SetHook([&](FileOperation operation, const std::string& path) {
+    if (operation == FileOperation::kRemove && path.ends_with("/large")) unlink.Pass();
+    if (operation == FileOperation::kOpen && path == "/data/CATALOG") ++looks;
+    return absl::OkStatus();
+  });
+  store::SimulatedMetaStore store(CatalogFamilies());
+  CheckpointServiceOptions options;
+  options.allowed_roots = {"/data"};
+  options.new_catalog_uuid = std::string(16, 'u');
+  options.on_store_failure = [](const absl::Status& status) { FAIL() << status; };
+  std::unique_ptr<Executor> actor = NewThreadExecutor("actor"), work = NewThreadExecutor("disk"),
+                            remover = NewThreadExecutor("remover");
+  auto service = CheckpointService::Create(options, {.store = &store,
+                                                     .files = &disk,
+                                                     .clock = RealClock(),
+                                                     .actor = actor.get(),
+                                                     .disk = work.get(),
+                                                     .verifier = work.get(),
+                                                     .remover = remover.get()});
+  ASSERT_TRUE(service.ok()) << service.status();
+  rpc::ServiceRegistry registry;
+  (*service)->Register(&registry);
+  std::unique_ptr<Executor> network = NewThreadExecutor("network");
+  rpc::MemoryTransport transport(network.get());
+  transport.Serve(std::move(registry));
+  const std::unique_ptr<rpc::Channel> channel = transport.Connect();
+  const CheckpointClient client(channel.get(), {.deadline = absl::Seconds(60)});
+  ASSERT_TRUE(client.OpenAttempt({kStageUid, 1, "job-1", "sft", "/data"}).ok());
+  StepToBegin step;
+  step.stage_uid = kStageUid;
+  step.fence = step.step = 1;
+  const auto first = client.BeginStep(step);
+  ASSERT_TRUE(first.ok()) << first.status();
+  disk.SetCapacity(3 * kBytes);
+  {
+    const auto file = disk.Create(*first + "/large");
+    ASSERT_TRUE(file.ok() && (*file)->Append(std::vector<std::byte>(2 * kBytes)).ok());
+  }
+  ASSERT_TRUE(client.AbortStep(kStageUid, 1, 1).ok());
+  unlink.WaitUntilReached();
+  const int looks_before = looks;
+  v1::BeginStepRequest next;
+  next.set_stage_uid(kStageUid);
+  next.set_fence(1);
+  next.set_step(2);
+  next.set_world(1);
+  next.set_reserve_bytes(kBytes);
+  std::promise<absl::Status> begun;
+  channel->Call("/vlm.v1.CheckpointService/BeginStep", next.SerializeAsString(), {.deadline = absl::Seconds(60)},
+                [&](const absl::StatusOr<std::string>& bytes) { begun.set_value(bytes.status()); });
+  while (looks == looks_before) sched_yield();
+  std::promise<void> tried;
+  work->Post([&] { tried.set_value(); });  // behind the first try to make the folder
+  tried.get_future().wait();
+  unlink.Open();
+  const absl::Status made = begun.get_future().get();
+  EXPECT_TRUE(made.ok()) << made;
+  transport.Stop();
+  network.reset();
+  remover.reset();
+  work.reset();
+  actor.reset();
 }
 
 TEST(CheckpointService, AFailedStoreEndsTheServiceAndNothingIsAnswered) {

@@ -51,13 +51,15 @@ class ServiceFixture : public ::testing::Test {
     disk_ = NewThreadExecutor("disk");
     verifier_ = NewThreadExecutor("verifier");
     auditor_ = NewThreadExecutor("auditor");
+    remover_ = NewThreadExecutor("remover");
     CheckpointServiceOptions options;
     options.allowed_roots = {folder_ + "/artifacts"};
     options.new_catalog_uuid = "catalog-uuid-16b";
     options.on_store_failure = [](const absl::Status& status) { FAIL() << status; };
-    VLM_ASSIGN_OR_RETURN(service_, CheckpointService::Create(
-                                       std::move(options), {store_.get(), PosixFileSystem(), RealClock(), actor_.get(),
-                                                            disk_.get(), verifier_.get(), auditor_.get()}));
+    VLM_ASSIGN_OR_RETURN(
+        service_,
+        CheckpointService::Create(std::move(options), {store_.get(), files_, RealClock(), actor_.get(), disk_.get(),
+                                                       verifier_.get(), auditor_.get(), remover_.get()}));
     rpc::ServiceRegistry registry;
     service_->Register(&registry);
     transport_->Serve(std::move(registry));
@@ -72,6 +74,7 @@ class ServiceFixture : public ::testing::Test {
     auditor_.reset();
     verifier_.reset();
     disk_.reset();
+    remover_.reset();
     actor_.reset();
     service_.reset();
     store_.reset();
@@ -102,12 +105,13 @@ class ServiceFixture : public ::testing::Test {
   }
 
   std::string folder_, root_, database_;
+  FileSystem* files_ = PosixFileSystem();  // of the service; another one is given before it starts
   std::unique_ptr<Executor> transport_executor_;
   std::unique_ptr<rpc::MemoryTransport> transport_;
   std::unique_ptr<rpc::Channel> channel_;
   std::unique_ptr<CheckpointClient> client_;
   std::unique_ptr<store::MetaStore> store_;
-  std::unique_ptr<Executor> actor_, disk_, verifier_, auditor_;
+  std::unique_ptr<Executor> actor_, disk_, verifier_, auditor_, remover_;
   std::unique_ptr<CheckpointService> service_;
 };
 
