@@ -138,7 +138,8 @@ class PoolRank {
       save.files.push_back(std::move(write));
     }
     VLM_ASSIGN_OR_RETURN(save.folder, context_.checkpoints->BeginStep(save.step));
-    checkpoint::StepWriter writer(context_.files, context_.checkpoints, context_.clock, {});
+    // On the writer's thread, while this one waits.
+    checkpoint::StepWriter writer(context_.files, context_.checkpoints, context_.clock, {.advance = advance_});
     VLM_RETURN_IF_ERROR(writer.Start(std::move(save)));
     VLM_RETURN_IF_ERROR(writer.Wait());
     return Commit(lease, {});

@@ -4,38 +4,67 @@
 #include <deque>
 #include <optional>
 #include <set>
+#include <string_view>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/crash_point.h"
 #include "base/mutex.h"
+#include "checkpoint/format/durable_file.h"
 #include "checkpoint/format/safetensors_writer.h"
 
 namespace vlm::checkpoint {
 namespace {
+
+// Progress is told after each: also a disk of a few MB/s writes it long before a rank is taken for hung.
+constexpr size_t kPieceBytes = 16 << 20;
 
 // The service has said nothing about the call itself: it is away, or a worker has no place for one more call.
 bool MayPass(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
 }
 
-absl::StatusOr<FileClaim> WriteTensors(FileSystem* files, const std::string& path, const FileToWrite& file) {
+// Where one file of a save goes, and who is told of progress.
+struct Target {
+  FileSystem* files;
+  std::string path;
+  const std::function<void()>* advance;
+
+  template <typename Writer>
+  absl::Status Append(std::span<const std::byte> bytes, Writer* writer) const {
+    while (!bytes.empty()) {
+      const std::span<const std::byte> piece = bytes.first(std::min(bytes.size(), kPieceBytes));
+      VLM_RETURN_IF_ERROR(writer->Append(piece));
+      bytes = bytes.subspan(piece.size());
+      if (*advance) (*advance)();
+    }
+    return absl::OkStatus();
+  }
+};
+
+absl::StatusOr<WrittenFile> WriteTensors(const Target& target, const FileToWrite& file) {
   VLM_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
-                       SafetensorsWriter::Create(files, path, file.tensors, file.metadata));
+                       SafetensorsWriter::Create(target.files, target.path, file.tensors, file.metadata));
   for (const TensorEntry& tensor : writer->tensors()) {
     uint64_t produced = 0;
     VLM_RETURN_IF_ERROR(file.produce_tensor(tensor, [&](std::span<const std::byte> bytes) {
       produced += bytes.size();
-      return writer->Append(bytes);
+      return target.Append(bytes, writer.get());
     }));
     if (produced != tensor.bytes()) {
       return absl::InternalError(absl::StrCat("producer of tensor \"", tensor.name, "\" gave ", produced, " bytes of ",
-                                              tensor.bytes(), ": ", path));
+                                              tensor.bytes(), ": ", target.path));
     }
   }
-  VLM_ASSIGN_OR_RETURN(const WrittenFile written, writer->Finish());
-  return FileClaim{file.name, written.bytes, written.digest};
+  return writer->Finish();
+}
+
+absl::StatusOr<WrittenFile> WritePlain(const Target& target, std::string_view contents) {
+  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<DurableFileWriter> writer,
+                       DurableFileWriter::Create(target.files, target.path, contents.size()));
+  VLM_RETURN_IF_ERROR(target.Append(std::as_bytes(std::span(contents.data(), contents.size())), writer.get()));
+  return writer->Finish();
 }
 
 // Folders between the step's own and a file. Not the step's own: the service makes it, and removes it when the attempt
@@ -49,11 +78,11 @@ absl::Status MakeFoldersBelow(FileSystem* files, const std::string& folder, cons
   return files->SyncDirectory(parent);  // also one that another rank has made and not synced yet
 }
 
-absl::StatusOr<FileClaim> WriteFile(FileSystem* files, const std::string& folder, const FileToWrite& file) {
-  const std::string path = absl::StrCat(folder, "/", file.name);
-  VLM_RETURN_IF_ERROR(MakeFoldersBelow(files, folder, ParentPath(path)));
-  if (file.produce_tensor) return WriteTensors(files, path, file);
-  VLM_ASSIGN_OR_RETURN(const WrittenFile written, WriteDurableFile(files, path, file.contents));
+absl::StatusOr<FileClaim> WriteFile(const Target& target, const std::string& folder, const FileToWrite& file) {
+  VLM_RETURN_IF_ERROR(MakeFoldersBelow(target.files, folder, ParentPath(target.path)));
+  VLM_ASSIGN_OR_RETURN(const WrittenFile written,
+                       file.produce_tensor ? WriteTensors(target, file) : WritePlain(target, file.contents));
+  if (*target.advance) (*target.advance)();
   return FileClaim{file.name, written.bytes, written.digest};
 }
 
@@ -162,7 +191,8 @@ class StepWriter::Worker {
     PartToAdd part{save.step.stage_uid, save.step.fence, save.step.step, save.rank, save.written};
     for (FileToWrite& file : save.files) {
       if (stopping()) return absl::CancelledError("the writer was closed before the save was written");
-      absl::StatusOr<FileClaim> claim = WriteFile(files_, save.folder, file);
+      const Target target = {files_, absl::StrCat(save.folder, "/", file.name), &options_.advance};
+      absl::StatusOr<FileClaim> claim = WriteFile(target, save.folder, file);
       if (!claim.ok()) return GiveUp(save, claim.status());
       part.files.push_back(*std::move(claim));
       file = FileToWrite();  // its snapshot has done its service
@@ -193,20 +223,20 @@ class StepWriter::Worker {
   }
 
   absl::Status Report(const Save& save, const PartToAdd& part, SaveResult* result) {
-    const absl::Duration give_up = clock_->Monotonic() + options_.retry_for;
+    absl::Duration away_end = clock_->Monotonic() + options_.retry_for;
     absl::Duration pause = options_.retry_first;
     while (true) {
       const absl::StatusOr<bool> committed = client_->AddPart(part);
       if (committed.ok()) {
         result->committed = *committed;
         if (*committed || !save.wait_for_commit) return absl::OkStatus();
+        // Other ranks still write. How long they may take is for who watches their progress to say.
+        if (options_.advance) options_.advance();
+        away_end = clock_->Monotonic() + options_.retry_for;
       } else if (!MayPass(committed.status())) {
         return GiveUp(save, committed.status());
-      }
-      if (clock_->Monotonic() + pause > give_up) {
-        return GiveUp(save, committed.ok() ? absl::DeadlineExceededError(
-                                                 "the other ranks' parts of the step did not arrive in time")
-                                           : Annotate(committed.status(), "the checkpoint service stayed away"));
+      } else if (clock_->Monotonic() + pause > away_end) {
+        return GiveUp(save, Annotate(committed.status(), "the checkpoint service stayed away"));
       }
       if (!Pause(pause)) return absl::CancelledError("the writer was closed before the step was reported");
       pause = std::min(2 * pause, options_.retry_most);

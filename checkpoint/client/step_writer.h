@@ -59,10 +59,14 @@ struct StepWriterOptions {
   absl::Duration retry_for = absl::Minutes(10);         // AddPart, and giving up, while the service is away
   absl::Duration retry_first = absl::Milliseconds(50);  // doubles up to retry_most
   absl::Duration retry_most = absl::Seconds(2);
+  // Called on the writer's thread whenever some MiB were written, and whenever the service has said that parts of other
+  // ranks are missing. May be empty.
+  std::function<void()> advance = nullptr;
 };
 
 // Thread-safe. One thread writes the saves one after another, in order. A save that cannot be written, or whose part is
-// refused, is given up (AbortStep), so that it keeps no place among the stage's unfinished steps.
+// refused, is given up (AbortStep), so that it keeps no place among the stage's unfinished steps. One that waits for
+// its commit waits for other ranks as long as the service answers.
 class StepWriter {
  public:
   // All must outlive the writer.

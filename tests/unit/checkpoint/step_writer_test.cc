@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <map>
+#include <set>
 #include <string_view>
 
 #include "base/hooked_file_system.h"
@@ -243,6 +244,66 @@ TEST_F(StepWriterTest, AServiceThatStaysAwayIsAnErrorInTheEnd) {
   StopService();
   ASSERT_TRUE(writer.Start(std::move(save)).ok());
   EXPECT_TRUE(absl::IsUnavailable(writer.Wait()));
+}
+
+// A rank that writes a hundred gigabytes must not look as if it stood still.
+TEST_F(StepWriterTest, TellsProgressWhileAFileIsWritten) {
+  constexpr size_t kBytes = 40 << 20;
+  int advanced = 0;
+  options_.advance = [&] { ++advanced; };
+  std::map<std::string, std::set<int>> seen;  // by file, at its appends: all on the writer's thread
+  const auto files = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string& path) {
+    if (operation == FileOperation::kAppend) seen[path.substr(path.rfind('/') + 1)].insert(advanced);
+    return absl::OkStatus();
+  });
+  StepWriter writer(files.get(), client_.get(), RealClock(), options_);
+  Save save = BeginSave(1);
+  const auto values = std::make_shared<const std::vector<float>>(kBytes / sizeof(float));
+  FileToWrite tensor = TensorFile("weights", values);
+  tensor.produce_tensor = [values](const TensorEntry&, const ByteSink& sink) {
+    return sink(std::as_bytes(std::span(*values)));  // as a trainer does: a tensor at a time
+  };
+  save.files = {std::move(tensor), PlainFile("plain", std::string(kBytes, 'x'))};
+  ASSERT_TRUE(writer.Start(std::move(save)).ok());
+  ASSERT_TRUE(writer.Wait().ok());
+  EXPECT_GE(seen["weights.tmp"].size(), 3u);
+  EXPECT_GE(seen["plain.tmp"].size(), 3u);
+}
+
+TEST_F(StepWriterTest, WaitsForOtherRanksAsLongAsTheServiceAnswers) {
+  options_.retry_for = absl::Milliseconds(20);
+  Mutex mutex;
+  CondVar changed;
+  int told = 0;
+  bool over = false;
+  options_.advance = [&] {
+    MutexLock lock(&mutex);
+    ++told;
+    changed.NotifyAll();
+  };
+  StepWriter rank0(PosixFileSystem(), client_.get(), RealClock(), options_);
+  Save save0 = BeginSave(1, 0, 2);
+  save0.files = {PlainFile("a", "bytes")};
+  save0.wait_for_commit = true;
+  save0.done = [&](const SaveResult&) {
+    MutexLock lock(&mutex);
+    over = true;
+    changed.NotifyAll();
+  };
+  const absl::Duration begin = RealClock()->Monotonic();
+  ASSERT_TRUE(rank0.Start(std::move(save0)).ok());
+  {
+    MutexLock lock(&mutex);
+    while (!over && (told < 10 || RealClock()->Monotonic() - begin < 5 * options_.retry_for)) changed.Wait(&mutex);
+    EXPECT_FALSE(over) << "the other rank still writes";
+  }
+  options_.advance = nullptr;
+  StepWriter rank1(PosixFileSystem(), client_.get(), RealClock(), options_);
+  Save save1 = BeginSave(1, 1, 2);
+  save1.files = {PlainFile("b", "bytes")};
+  ASSERT_TRUE(rank1.Start(std::move(save1)).ok());
+  EXPECT_TRUE(rank1.Wait().ok());
+  EXPECT_TRUE(rank0.Wait().ok());
 }
 
 TEST_F(StepWriterTest, AReplacedAttemptIsToldSo) {
