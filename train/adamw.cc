@@ -11,6 +11,7 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "base/check.h"
 #include "model/ops/parallel.h"
 #include "train/selection.h"
@@ -102,9 +103,10 @@ Factors MakeFactors(const AdamWScalars& s) {
 // Compiled without contraction into fused multiply-adds, so vector bodies and scalar tails round alike. Division and
 // square root are correctly rounded in both.
 VLM_CPU_CLONES void UpdateRange(const Factors& factors, float* __restrict p, float* __restrict m, float* __restrict v,
-                                const float* __restrict g, int64_t count) {
+                                absl::Span<const float> gradients) {
   const Factors f = factors;
-  for (int64_t i = 0; i < count; ++i) {
+  const float* const __restrict g = gradients.data();
+  for (size_t i = 0; i < gradients.size(); ++i) {
     const float gradient = g[i] * f.scale;
     const float first = m[i] + f.one_minus_beta1 * (gradient - m[i]);
     const float second = f.beta2 * v[i] + f.one_minus_beta2 * (gradient * gradient);
@@ -185,7 +187,7 @@ void AdamWUpdate(const AdamWScalars& scalars, const at::Tensor& master, const at
   float* const v = second_moment.mutable_data_ptr<float>();
   const float* const g = gradient.const_data_ptr<float>();
   model::ops::ParallelFor(master.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
-    UpdateRange(factors, p + begin, m + begin, v + begin, g + begin, end - begin);
+    UpdateRange(factors, p + begin, m + begin, v + begin, {g + begin, static_cast<size_t>(end - begin)});
   });
 }
 
