@@ -108,9 +108,6 @@ void JobService::Submit(const rpc::CallContext& context, v1::SubmitJobRequest re
                          absl::InvalidArgumentError(absl::StrCat("1 to ", kRequestIdBytesMax, " bytes are needed, got ",
                                                                  request.request_id().size()))));
   }
-  if (const absl::Status room = request.validate_only() ? absl::OkStatus() : deps_.space->CheckFloor(); !room.ok()) {
-    return done(room);
-  }
   if (parses_waiting_.fetch_add(1) >= kParsesWaitingMax) {
     --parses_waiting_;
     deps_.metrics->CallRefused();
@@ -142,8 +139,10 @@ void JobService::Parsed(v1::SubmitJobRequest request, std::string actor, SubmitD
   if (request.validate_only()) return done(v1::SubmitJobResponse());
   deps_.loop->Call<v1::SubmitJobResponse>(
       [&](uint64_t call) {
-        return SubmitJob{call, *std::move(job), std::move(*request.mutable_job_yaml()),
-                         std::move(*request.mutable_request_id()), std::move(actor)};
+        SubmitJob submit(call, *std::move(job), std::move(*request.mutable_job_yaml()),
+                         std::move(*request.mutable_request_id()), std::move(actor));
+        submit.room = deps_.space->CheckFloor();
+        return submit;
       },
       std::move(done));
 }

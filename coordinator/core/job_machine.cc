@@ -97,6 +97,7 @@ absl::Status Coordinator::Core::CheckSubmit(const SubmitJob& input) const {
     return absl::InvalidArgumentError(
         absl::StrCat("request_id needs 1 to ", kRequestIdBytesMax, " bytes, got ", input.request_id.size()));
   }
+  if (!input.room.ok()) return input.room;
   if (input.job.stages.empty()) return absl::InvalidArgumentError("a job needs at least one stage");
   if (input.job.artifacts.empty() && options_.default_artifacts.empty()) {
     return absl::InvalidArgumentError("spec.artifacts is needed: this service has no default folder");

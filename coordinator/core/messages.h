@@ -40,6 +40,8 @@ struct SubmitJob {
   std::string payload;                              // of request_id: the digest of job_yaml
   std::string request_id;
   std::string actor;  // for the record; may be empty
+  // Why no new job may be stored now; OK: it may. A request_id that has its job is answered all the same.
+  absl::Status room;
 };
 struct CancelJob {
   uint64_t call = 0;

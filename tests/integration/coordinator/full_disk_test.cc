@@ -40,6 +40,9 @@ TEST(CoordinatorFullDiskTest, BelowTheFloorJobsAreRefusedAndCommandsAreStored) {
   EXPECT_THAT(std::string(refused.message()),
               AllOf(HasSubstr("no new jobs while the coordinator's disk is nearly full; free space on it"),
                     HasSubstr(state), HasSubstr("33554432 are needed")));
+  const absl::StatusOr<std::string> again = server.Submit(GenerateJob("before"), "request-1");
+  ASSERT_TRUE(again.ok()) << "its job is stored, its answer may have been lost: " << again.status();
+  EXPECT_EQ(*again, *before);
   v1::SubmitJobRequest looked_at;
   looked_at.set_job_yaml(GenerateJob("looked-at"));
   looked_at.set_validate_only(true);

@@ -27,6 +27,21 @@ TEST(Job, ARequestIdWithAnotherPayloadIsRefused) {
   EXPECT_EQ(reply.status.code(), absl::StatusCode::kAlreadyExists);
 }
 
+// The first answer may have been lost, and the disk has filled up since.
+TEST(Job, WithoutRoomNoNewJobIsTakenButARequestThatHasItsJobIsAnswered) {
+  ServiceHarness service;
+  const spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train")});
+  const std::string id = service.Submit(job, "known");
+  SubmitJob again(98, job, "yaml of " + job.name, "known", "");
+  again.room = absl::ResourceExhaustedError("the disk is nearly full");
+  const Reply known = service.Call(again, 98);
+  ASSERT_TRUE(known.status.ok()) << known.status;
+  EXPECT_EQ(std::get<v1::SubmitJobResponse>(known.response).job_id(), id);
+  SubmitJob fresh(99, job, "yaml of " + job.name, "new", "");
+  fresh.room = again.room;
+  EXPECT_EQ(service.Call(fresh, 99).status, fresh.room);
+}
+
 TEST(Job, LimitsOfASubmit) {
   CoordinatorOptions options = ServiceHarness::Options();
   options.live_jobs_max = 1;
