@@ -161,6 +161,8 @@ class RocksDbMetaStore final : public MetaStore {
 
 absl::StatusOr<std::unique_ptr<MetaStore>> OpenRocksDbMetaStore(const RocksDbOptions& options) {
   const rocksdb::DBOptions db_options = DatabaseOptions(options.path);
+  // It would make the folder itself, behind a warning that there is none. Why it cannot be made, opening says.
+  db_options.env->CreateDirIfMissing(options.path).PermitUncheckedError();
   // RocksDB opens only with every family it holds, an older program's among them.
   std::vector<std::string> existing;
   const rocksdb::Status listed = rocksdb::DB::ListColumnFamilies(db_options, options.path, &existing);
