@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -78,7 +79,7 @@ class MemorySource final : public TensorSource {
     return all;
   }
   absl::Status Read(const std::string& name, uint64_t offset, std::span<std::byte> out) override {
-    std::memcpy(out.data(), tensors_.at(name)->bytes.data() + offset, out.size());
+    std::memcpy(out.data(), tensors_.at(name)->bytes().data() + offset, out.size());
     return absl::OkStatus();
   }
 
@@ -106,7 +107,8 @@ TEST(StateOnGpuTest, AStateSavedFromTheGpuIsTheSameOnTheCpuAndBack) {
     for (size_t i = 0; i < saved.size(); ++i) {
       EXPECT_EQ(again[i].text, saved[i].text);
       for (size_t t = 0; t < saved[i].tensors.size(); ++t) {
-        EXPECT_TRUE(again[i].tensors[t].bytes == saved[i].tensors[t].bytes) << saved[i].tensors[t].name;
+        EXPECT_TRUE(std::ranges::equal(again[i].tensors[t].bytes(), saved[i].tensors[t].bytes()))
+            << saved[i].tensors[t].name;
       }
     }
   }

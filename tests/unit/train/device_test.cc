@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -67,7 +68,8 @@ TEST(DeviceStateTest, ASaveCopiesTheDevicesBytesOut) {
     EXPECT_EQ(actual[i].text, expected[i].text);
     ASSERT_EQ(actual[i].tensors.size(), expected[i].tensors.size());
     for (size_t t = 0; t < expected[i].tensors.size(); ++t) {
-      EXPECT_TRUE(actual[i].tensors[t].bytes == expected[i].tensors[t].bytes) << expected[i].tensors[t].name;
+      EXPECT_TRUE(std::ranges::equal(actual[i].tensors[t].bytes(), expected[i].tensors[t].bytes()))
+          << expected[i].tensors[t].name;
     }
   }
 }
