@@ -67,7 +67,7 @@ void SimulatedService::Soon(absl::Duration delay, const char* label, std::functi
 void SimulatedService::Start() {
   VLM_CHECK(!up(), "the service runs already");
   ++life_;
-  stalled_until_ = planned_wake_ = disk_until_ = absl::ZeroDuration();
+  stalled_until_ = planned_wake_ = disk_until_ = removals_until_ = absl::ZeroDuration();
   synced_at_ = catalog_synced_at_ = queue_->now();
   checkpoint_ = std::make_unique<checkpoint::CheckpointCore>();
   for (const std::string& family : checkpoint::CatalogFamilies()) {
@@ -277,6 +277,11 @@ void SimulatedService::ReleaseCheckpoint(const checkpoint::Outputs& outputs) {
     const bool reads = effect.kind == checkpoint::Effect::Kind::kVerifyFiles;
     absl::Duration due = queue_->now() + queue_->Between(absl::Milliseconds(1), absl::Milliseconds(10));
     if (!reads) due = disk_until_ = std::max(disk_until_, due);
+    // Removals stand in a line of their own, behind what was to be made before them.
+    if (effect.kind == checkpoint::Effect::Kind::kRemoveFolder) {
+      const absl::Duration took = queue_->Between(absl::Milliseconds(1), absl::Milliseconds(200));
+      due = removals_until_ = std::max(removals_until_, due) + took;
+    }
     Soon(due - queue_->now() + effect.delay, "catalog.effect", [this, effect] {
       const checkpoint::EffectResult result = runner_.Run(effect);
       listener_->OnEffectDone(effect);

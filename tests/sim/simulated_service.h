@@ -91,7 +91,8 @@ class SimulatedService {
   std::map<uint64_t, DataAnswer> data_answers_;
   std::map<uint64_t, CheckpointAnswer> checkpoint_answers_;
   absl::Duration synced_at_, catalog_synced_at_, stalled_until_, planned_wake_;
-  absl::Duration disk_until_;  // one thread performs the effects that change the disk, in order
+  absl::Duration disk_until_;      // one thread makes and describes folders, in order
+  absl::Duration removals_until_;  // another removes them
 };
 
 }  // namespace vlm::sim
