@@ -333,13 +333,16 @@ class TrainingRun {
   }
 
   // False: the disk is full, some rank still writes as much as it may hold in memory, or the service has two open
-  // steps. All ranks save, or none does: every rank says whether it has room ("!" and why not: on the disk), then rank
-  // 0 begins the step and tells the others.
+  // steps. All ranks save, or none does: every rank says whether it has room ("." when it writes nothing, "!" and why
+  // not: on the disk), then rank 0 begins the step and tells the others. Two open steps that no rank writes are no save
+  // that takes its time but places lost for good: that counts as a failed save.
   absl::StatusOr<bool> BeginTogether(checkpoint::Save* save) {
     VLM_RETURN_IF_ERROR(parts_.queue->Drain());
     const absl::Status disk = CheckDisk(save->step.reserve_bytes);
-    const std::string mine =
-        !disk.ok() ? "!" + std::string(disk.message()) : (writer_.HasRoom(snapshot_bytes_max_) ? "+" : "-");
+    const std::string mine = !disk.ok()                             ? "!" + std::string(disk.message())
+                             : writer_.saves_in_flight() == 0       ? "."
+                             : writer_.HasRoom(snapshot_bytes_max_) ? "+"
+                                                                    : "-";
     VLM_ASSIGN_OR_RETURN(const std::vector<std::string> room,
                          parts_.collective->AllGatherBytes(mine, "room for a save"));
     for (size_t rank = 0; rank < room.size(); ++rank) {
@@ -354,12 +357,15 @@ class TrainingRun {
       SkipSave(*save, absl::StrCat("rank ", full - room.begin(), " still writes earlier ones"));
       return false;
     }
+    const bool idle = std::count(room.begin(), room.end(), ".") == std::ssize(room);
     std::string answer;
     absl::Status failed;
     if (save->rank == 0) {
       absl::StatusOr<std::string> folder = BeginStep(save->step);
       if (folder.ok()) {
         answer = "+" + *folder;
+      } else if (idle && absl::IsResourceExhausted(folder.status()) && !save->step.final) {
+        answer = "x" + std::string(folder.status().message());
       } else if ((absl::IsResourceExhausted(folder.status()) || absl::IsUnavailable(folder.status())) &&
                  !save->step.final) {
         SkipSave(*save, std::string(folder.status().message()));
@@ -373,6 +379,10 @@ class TrainingRun {
     VLM_RETURN_IF_ERROR(WithExitCode(failed, ExitCode::kStorage));
     if (all[0].starts_with("!"))
       return absl::AbortedError("rank 0 could not begin the checkpoint: " + all[0].substr(1));
+    if (all[0].starts_with("x")) {
+      NoteFailedSave(save->step.step, absl::ResourceExhaustedError("no rank writes, yet " + all[0].substr(1)));
+      return false;
+    }
     save->folder = all[0].substr(1);
     return all[0].starts_with("+");
   }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sched.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -274,6 +275,23 @@ TEST_F(FullDiskTest, ADiskThatStaysFullEndsTheAttemptAsStorageAndKeepsTheLastSte
                                                            }});
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_EQ(first, 5u) << "it goes on from the last good step";
+}
+
+// Places for saves that nobody gives back: training must not go on to its last step without a checkpoint.
+TEST(LostSavesTest, PlacesThatNoRankWritesToEndTheAttemptAsStorage) {
+  const std::unique_ptr<LocalJob> job =
+      NewJob("lost_places", {"spec.stages[sft].train.steps=40", "spec.stages[sft].checkpoint.every=4 steps"});
+  RunUpTo(job.get(), "align", {.world = 1});
+  std::atomic<uint64_t> trained = 0;
+  const absl::Status failed = job->RunStage(
+      "sft", {.world = 2,
+              .on_progress = [&](const Progress& progress) { trained = std::max(+trained, progress.step); },
+              .lost_steps = {1001, 1002}});
+  EXPECT_EQ(ExitCodeOf(failed), ExitCode::kStorage) << failed;
+  EXPECT_THAT(Text(failed), AllOf(HasSubstr("3 saves in a row failed"), HasSubstr("no rank writes, yet 2 steps")));
+  EXPECT_LE(trained, 16u);
+  const absl::Status next = job->RunStage("sft", {.world = 2});  // gives up what its forerunner left
+  EXPECT_TRUE(next.ok()) << next;
 }
 
 // A rate and a decay that make weights a thousand times larger at every step, until nothing is finite any more.

@@ -254,6 +254,14 @@ absl::Status LocalJob::RunStage(const std::string& name, const StageRun& run) {
   assignment.resume_step = opened.step;
   assignment.resume_folder = opened.folder;
   assignment.resume_cursor = opened.cursor;
+  for (const uint64_t step : run.lost_steps) {
+    checkpoint::StepToBegin lost;
+    lost.stage_uid = assignment.stage_uid;
+    lost.fence = assignment.fence;
+    lost.step = step;
+    lost.world = run.world;
+    VLM_RETURN_IF_ERROR(client.BeginStep(lost).status());
+  }
   state_->shards.Open(*stage, run.shards);
 
   auto meeting = std::make_shared<Meeting>();

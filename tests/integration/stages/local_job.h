@@ -24,9 +24,11 @@ struct StageRun {
   int threads = 1;
   uint64_t stop_after_save = 0;  // the ranks are told to end once this step is committed; 0: run to the end
   FileSystem* files = PosixFileSystem();
-  std::function<void(const Progress&)> on_progress = nullptr;  // whenever a rank reports it, on the rank's thread
+  std::function<void(const Progress&)> on_progress = nullptr;  // whenever a rank reports it, on a thread of the rank's
   std::function<void(Phase)> on_phase = nullptr;               // likewise
   std::function<void(std::string_view series, double value)> on_metric = nullptr;  // likewise
+  // Steps that are begun in the attempt, by nobody who writes them.
+  std::vector<uint64_t> lost_steps = {};
   // Of a pool: the attempt is leased these shards alone and does not finish the stage; the next one leases the rest, as
   // after a restart. Empty: all that are left.
   std::vector<uint32_t> shards = {};
