@@ -68,7 +68,7 @@ class TrainingRun {
   explicit TrainingRun(const StageContext& context)
       : context_(context),
         settings_(context.stage->training()),
-        writer_(context.files, context.checkpoints, context.clock, {}) {}
+        writer_(context.files, context.checkpoints, context.clock, {.advance = [this] { AdvanceSave(); }}) {}
 
   ~TrainingRun() { context_.link->WatchCollective(nullptr); }  // the heartbeat outlives the collective
 
@@ -93,8 +93,31 @@ class TrainingRun {
       if (current->step == first_step() || !next.has_value()) LogLedger(current->step);
       current = std::move(next);
     }
-    context_.link->SetPhase(Phase::kPublish);
-    return writer_.Wait();
+    return WaitForSaves(Phase::kPublish);
+  }
+
+  // Saves of any size may take long; while training waits for them, what they write is this rank's progress.
+  absl::Status WaitForSaves(Phase phase) {
+    SetWaiting(true);
+    context_.link->SetPhase(phase);
+    absl::Status saved = writer_.Wait();
+    SetWaiting(false);
+    return saved;
+  }
+  void SetWaiting(bool waits) {
+    MutexLock lock(&progress_mutex_);
+    waits_for_saves_ = waits;
+  }
+  // On the writer's thread. Beside training it says nothing: it would hide a step that hangs.
+  void AdvanceSave() {
+    Progress progress;
+    {
+      MutexLock lock(&progress_mutex_);
+      if (!waits_for_saves_) return;
+      ++progress_.counter;
+      progress = progress_;
+    }
+    context_.link->SetProgress(progress);
   }
 
   uint64_t LastStep() const {
@@ -202,19 +225,25 @@ class TrainingRun {
         ExitCode::kNumeric);
   }
 
-  void Report(const train::StepResult& result, absl::Duration step_time, absl::Duration saving) {
+  Progress Advance(const train::StepResult& result, absl::Duration took) {
+    const double seconds = std::max(1e-9, absl::ToDoubleSeconds(took));
+    // A moving average over about ten steps keeps the display readable.
+    auto smooth = [&](double old, double now) { return old == 0 ? now : 0.9 * old + 0.1 * now; };
+    MutexLock lock(&progress_mutex_);
     ++progress_.counter;
     progress_.step = result.step;
     progress_.loss = result.loss;
-    const absl::Duration waited = std::exchange(data_wait_, absl::ZeroDuration());
-    const double seconds = std::max(1e-9, absl::ToDoubleSeconds(step_time + waited + saving));
-    // A moving average over about ten steps keeps the display readable.
-    auto smooth = [&](double old, double now) { return old == 0 ? now : 0.9 * old + 0.1 * now; };
     progress_.tokens_per_second =
         smooth(progress_.tokens_per_second, static_cast<double>(result.totals.tokens) / seconds);
     progress_.images_per_second =
         smooth(progress_.images_per_second, static_cast<double>(result.totals.images) / seconds);
-    context_.link->SetProgress(progress_);
+    return progress_;
+  }
+
+  void Report(const train::StepResult& result, absl::Duration step_time, absl::Duration saving) {
+    const absl::Duration waited = std::exchange(data_wait_, absl::ZeroDuration());
+    const Progress progress = Advance(result, step_time + waited + saving);
+    context_.link->SetProgress(progress);
     auto metric = [&](std::string_view series, double value) { context_.link->AddMetric(series, result.step, value); };
     metric("step_seconds_data", absl::ToDoubleSeconds(waited));
     metric("step_seconds_forward", absl::ToDoubleSeconds(result.times.forward));
@@ -230,7 +259,7 @@ class TrainingRun {
     metric("images", static_cast<double>(result.totals.images));
     if (result.step % kLogEverySteps == 0 || result.step == plan_->steps || result.non_finite) {
       absl::FPrintF(stderr, "step %d/%d loss %.4f lr %.3g norm %.3f %.0f tokens/s%s\n", result.step, plan_->steps,
-                    result.loss, result.lr, result.gradient_norm, progress_.tokens_per_second,
+                    result.loss, result.lr, result.gradient_norm, progress.tokens_per_second,
                     result.non_finite ? " skipped: not finite" : "");
     }
   }
@@ -251,7 +280,7 @@ class TrainingRun {
     VLM_RETURN_IF_ERROR(CheckSaves());
     if (save.step.final) {
       // The last save must not meet the limit on open steps. Errors of earlier saves were told and counted.
-      writer_.Wait().IgnoreError();
+      WaitForSaves(Phase::kSave).IgnoreError();
     }
     // A rank ends only after its last save is committed as a whole.
     save.wait_for_commit = save.step.final || step == context_.last_step;
@@ -475,7 +504,9 @@ class TrainingRun {
   uint64_t unanswered_step_ = 0;  // asked for, and perhaps begun; 0: none
   int skipped_in_a_row_ = 0;
   absl::Duration data_wait_;  // since the last report
-  Progress progress_;
+  Mutex progress_mutex_;
+  Progress progress_ ABSL_GUARDED_BY(progress_mutex_);
+  bool waits_for_saves_ ABSL_GUARDED_BY(progress_mutex_) = false;
   Mutex saves_mutex_;
   int failed_saves_in_a_row_ ABSL_GUARDED_BY(saves_mutex_) = 0;
   absl::Status last_save_ ABSL_GUARDED_BY(saves_mutex_);

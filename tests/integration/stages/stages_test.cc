@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <span>
 #include <utility>
 
@@ -155,6 +157,45 @@ TEST(StagesTest, StepsAdvanceWhileASaveIsOpen) {
   EXPECT_TRUE(advanced);
 }
 
+// The last save may be of a hundred gigabytes: the rank that waits for it tells what is written as its progress.
+TEST(StagesTest, TheLastSaveTellsItsProgress) {
+  const std::unique_ptr<LocalJob> job = NewJob("told_save");
+  RunUpTo(job.get(), "align", {.world = 1});
+  std::atomic<uint64_t> counter = 0;
+  Mutex mutex;
+  CondVar changed;
+  int publishes = 0;
+  std::map<std::string, uint64_t> at_sync;  // by file: the counter when it was synced
+  const auto slow = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string& path) {
+    if (operation != FileOperation::kSync || path.find("/sft/step-00000008") == std::string::npos) {
+      return absl::OkStatus();
+    }
+    MutexLock lock(&mutex);
+    while (publishes < 2) changed.Wait(&mutex);  // as a slow disk: the save is begun, then the rank waits for it
+    if (path.ends_with(".safetensors.tmp")) at_sync[path] = counter;
+    return absl::OkStatus();
+  });
+  const absl::Status status = job->RunStage("sft", {.world = 1,
+                                                    .files = slow.get(),
+                                                    .on_progress =
+                                                        [&](const Progress& progress) {
+                                                          EXPECT_GE(progress.counter, counter);
+                                                          counter = progress.counter;
+                                                        },
+                                                    .on_phase =
+                                                        [&](Phase phase) {
+                                                          MutexLock lock(&mutex);
+                                                          publishes += phase == Phase::kPublish ? 1 : 0;
+                                                          changed.NotifyAll();
+                                                        }});
+  EXPECT_TRUE(status.ok()) << status;
+  std::set<uint64_t> counters;
+  for (const auto& [path, at] : at_sync) counters.insert(at);
+  EXPECT_GE(at_sync.size(), 2u);
+  EXPECT_EQ(counters.size(), at_sync.size()) << "each file is progress";
+  EXPECT_GT(counter, *counters.rbegin());
+}
+
 // While a save is under way, those that find no room are skipped: the rank then trains, and says so.
 TEST(StagesTest, ASkippedSaveLeavesThePhaseOfSaving) {
   const std::unique_ptr<LocalJob> job =
@@ -181,8 +222,11 @@ TEST(StagesTest, ASkippedSaveLeavesThePhaseOfSaving) {
                                                     .files = slow.get(),
                                                     .on_progress =
                                                         [&](const Progress& progress) {
-                                                          if (phase == Phase::kSave) saving.push_back(progress.step);
                                                           MutexLock lock(&mutex);
+                                                          const bool stepped = progress.step != trained;
+                                                          if (stepped && phase == Phase::kSave) {
+                                                            saving.push_back(progress.step);
+                                                          }
                                                           trained = progress.step;
                                                           changed.NotifyAll();
                                                         },
