@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -21,6 +22,7 @@
 #include "trainer/exit_code.h"
 #include "trainer/stages/bad_pictures.h"
 #include "trainer/stages/resume.h"
+#include "trainer/stages/training_curve.h"
 #include "trainer/stages/training_setup.h"
 
 namespace vlm::trainer {
@@ -29,7 +31,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kStateVersion = 1;
-constexpr uint64_t kCurvesBytesMax = uint64_t{1} << 30;
+constexpr uint64_t kCurvesBytesMax = uint64_t{1} << 30;  // of an older version, which wrote every step
 constexpr int kLogEverySteps = 10;
 constexpr int kFailedSavesMax = 3;  // in a row
 // A coordinator that was started again serves within a second; training waits no longer for one that is away.
@@ -46,21 +48,6 @@ std::string CurveLine(const train::StepResult& result) {
                      {"images", result.totals.images},
                      {"skipped", result.non_finite}};
   return json.dump() + "\n";
-}
-
-// How many of the newest steps of a curve were skipped.
-int SkippedInARow(std::string_view curves) {
-  int count = 0;
-  while (!curves.empty()) {
-    curves.remove_suffix(1);  // every line ends with a newline
-    const size_t end = curves.rfind('\n');
-    const std::string_view line = curves.substr(end == std::string_view::npos ? 0 : end + 1);
-    const Json point = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (!point.is_object() || !point.value("skipped", false)) break;
-    ++count;
-    curves = curves.substr(0, curves.size() - line.size());
-  }
-  return count;
 }
 
 class TrainingRun {
@@ -193,7 +180,8 @@ class TrainingRun {
     }
     VLM_ASSIGN_OR_RETURN(const train::StepResult result, parts_.step->Step(batches));
     VLM_RETURN_IF_ERROR(CountBadPictures(result));
-    curves_ += CurveLine(result);
+    if (context_.assignment->rank == 0) curve_.Add(result.step, CurveLine(result));
+    skipped_in_a_row_ = result.non_finite ? skipped_in_a_row_ + 1 : 0;
     const absl::Duration trained = context_.clock->Monotonic();
     absl::Duration saving;
     if (result.step % static_cast<uint64_t>(settings_.checkpoint.every) == 0 || result.step == plan_->steps) {
@@ -213,7 +201,6 @@ class TrainingRun {
   }
 
   absl::Status CheckFinite(const train::StepResult& result) {
-    skipped_in_a_row_ = result.non_finite ? skipped_in_a_row_ + 1 : 0;
     if (settings_.nonfinite_steps_max == 0 || skipped_in_a_row_ <= settings_.nonfinite_steps_max) {
       return absl::OkStatus();
     }
@@ -448,8 +435,9 @@ class TrainingRun {
     Json state = {{"format", "vlm-trainer-state"}, {"version", kStateVersion},          {"step", step},
                   {"steps", plan_->steps},         {"fingerprint", plan_->fingerprint}, {"cursor", next.Encode()}};
     if (const std::vector<uint64_t> bad = bad_pictures_->found(); !bad.empty()) state["bad_pictures"] = bad;
+    if (skipped_in_a_row_ > 0) state["skipped_in_a_row"] = skipped_in_a_row_;
     (*small)[kTrainerStateFile] = state.dump(1) + "\n";
-    (*small)[kCurvesFile] = curves_;
+    (*small)[kCurvesFile] = curve_.Contents();
     for (auto& [name, contents] : *small) {
       checkpoint::FileToWrite file;
       file.name = name;
@@ -459,14 +447,16 @@ class TrainingRun {
     return absl::OkStatus();
   }
 
-  // On a resume: the curve so far, and whether the checkpoint is of this very run.
+  // On a resume: rank 0's curve so far, and whether the checkpoint is of this very run.
   absl::Status ReadTrainerState() {
     if (context_.assignment->resume_step == 0) return absl::OkStatus();
     last_saved_ = context_.assignment->resume_step;
     const std::string& folder = context_.assignment->resume_folder;
     VLM_ASSIGN_OR_RETURN(const std::string text, ReadResumeFile(context_, kTrainerStateFile, kTrainerStateBytesMax));
-    VLM_ASSIGN_OR_RETURN(curves_, ReadResumeFile(context_, kCurvesFile, kCurvesBytesMax));
-    skipped_in_a_row_ = SkippedInARow(curves_);
+    if (context_.assignment->rank == 0) {
+      VLM_ASSIGN_OR_RETURN(const std::string curve, ReadResumeFile(context_, kCurvesFile, kCurvesBytesMax));
+      VLM_RETURN_IF_ERROR(Annotate(curve_.Restore(curve), "curve of " + folder));
+    }
     const Json state = Json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (!state.is_object() || state.value("version", 0) != kStateVersion) {
       return absl::DataLossError("trainer state does not parse: " + folder);
@@ -478,6 +468,11 @@ class TrainingRun {
           "with the settings of before: " +
           folder);
     }
+    const Json skipped = state.value("skipped_in_a_row", Json(0u));
+    if (!skipped.is_number_unsigned() || skipped.get<uint64_t>() > INT_MAX) {
+      return absl::DataLossError("trainer state does not parse: " + folder);
+    }
+    skipped_in_a_row_ = skipped.get<int>();
     std::vector<uint64_t> bad;
     for (const Json& picture : state.value("bad_pictures", Json::array())) {
       if (!picture.is_number_unsigned()) return absl::DataLossError("trainer state does not parse: " + folder);
@@ -499,7 +494,7 @@ class TrainingRun {
   uint64_t snapshot_bytes_max_ = 0;        // of this rank's part of a save
   checkpoint::CarriedFiles carried_;
   data::Cursor cursor_;
-  std::string curves_;
+  TrainingCurve curve_;  // rank 0's
   uint64_t last_saved_ = 0;
   uint64_t unanswered_step_ = 0;  // asked for, and perhaps begun; 0: none
   int skipped_in_a_row_ = 0;

@@ -8,7 +8,8 @@
 namespace vlm::trainer {
 
 // Curve of a training stage, in its artifact: one JSON object a line: step, loss, learning_rate, gradient_norm,
-// tokens, images. The same bytes for any number of ranks.
+// tokens, images. Every step of up to 16,384, evenly spaced ones of more (training_curve.h). The same bytes for any
+// number of ranks.
 inline constexpr char kCurvesFile[] = "curves.jsonl";
 // Beside it, what a resumed attempt must agree with: format, step, fingerprint of data and numerics.
 inline constexpr char kTrainerStateFile[] = "trainer_state.json";
