@@ -21,6 +21,20 @@ constexpr size_t kGranularity = 1024;
 
 size_t RoundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+// Null when the system refuses. A huge page begins at a multiple of its size: one more is mapped, and what sticks out
+// is given back.
+void* MapAligned(size_t size) {
+  void* const mapped = mmap(nullptr, size + kHugePageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) return nullptr;
+  std::byte* const begin = static_cast<std::byte*>(mapped);
+  std::byte* const aligned =
+      begin + (RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePageBytes) - reinterpret_cast<uintptr_t>(begin));
+  if (aligned > begin) munmap(begin, aligned - begin);
+  if (aligned < begin + kHugePageBytes) munmap(aligned + size, begin + kHugePageBytes - aligned);
+  madvise(aligned, size, MADV_HUGEPAGE);  // a wish: kernels without huge pages refuse it
+  return aligned;
+}
+
 }  // namespace
 
 // Lies before the bytes that it describes, and takes as many as one alignment.
@@ -100,27 +114,39 @@ ReusingAllocator::Block* ReusingAllocator::Take(size_t bytes) {
   block->free = false;
   Split(block, bytes);
   usage_.free_bytes -= block->bytes;
+  usage_.used_bytes_peak = std::max(usage_.used_bytes_peak, usage_.mapped_bytes - usage_.free_bytes);
   return block;
 }
 
 ReusingAllocator::Block* ReusingAllocator::MapRegion(size_t bytes) {
   const size_t size = RoundUp(std::max(bytes, options_.region_bytes), kHugePageBytes);
-  // A huge page begins at a multiple of its size: one more is mapped, and what sticks out is given back.
-  void* const mapped = mmap(nullptr, size + kHugePageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) return nullptr;
-  std::byte* const begin = static_cast<std::byte*>(mapped);
-  std::byte* const aligned =
-      begin + (RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePageBytes) - reinterpret_cast<uintptr_t>(begin));
-  if (aligned > begin) munmap(begin, aligned - begin);
-  if (aligned < begin + kHugePageBytes) munmap(aligned + size, begin + kHugePageBytes - aligned);
-  madvise(aligned, size, MADV_HUGEPAGE);  // a wish: kernels without huge pages refuse it
+  GiveBack(size);
+  void* aligned = MapAligned(size);
+  if (aligned == nullptr) {
+    GiveBack(usage_.mapped_bytes);
+    aligned = MapAligned(size);
+  }
+  if (aligned == nullptr) return nullptr;
   Block* const block = new (aligned) Block;
   block->owner = this;
   block->bytes = size;
   usage_.mapped_bytes += size;
+  usage_.mapped_bytes_peak = std::max(usage_.mapped_bytes_peak, usage_.mapped_bytes);
   usage_.free_bytes += size;
   ++usage_.mappings;
   return block;
+}
+
+// Regions that are free as a whole, the largest first, until they have had `bytes` or there are no more.
+void ReusingAllocator::GiveBack(size_t bytes) {
+  size_t given = 0;
+  for (auto at = free_.end(); given < bytes && at != free_.begin();) {
+    Block* const block = *--at;
+    if (!block->whole_region()) continue;
+    at = free_.erase(at);
+    given += block->bytes;
+    Unmap(block);
+  }
 }
 
 // Frees what `block` has beyond `bytes`, when it is worth a block.

@@ -18,13 +18,16 @@ namespace vlm::train {
 
 struct ReusingAllocatorOptions {
   size_t region_bytes = size_t{32} << 20;  // taken from the system at a time, or what one block needs
-  // Free bytes kept. A region that is free as a whole goes back to the system while there are more.
+  // Free bytes kept. A region that is free as a whole goes back to the system when more are free.
   size_t retained_bytes_max = size_t{2} << 30;
 };
 
-// Best fit over regions, neighbours joined when freed; blocks below kSmallBytes are the C library's. Pointers are
-// aligned as LibTorch's own. Reports to LibTorch's memory profiler as its own allocator does. Thread-safe. Throws what
-// LibTorch's own allocator throws when memory runs out. Outlives its blocks.
+// Best fit over regions, neighbours joined when freed; blocks below kSmallBytes are the C library's. A block that fits
+// nowhere gets a new region, for which regions that are free as a whole are given back first: sizes that change from
+// step to step do not add up, and memory grows with what is in use, not with what was once free. When the system
+// refuses a region, all free ones go back before it is asked again. Pointers are aligned as LibTorch's own. Reports to
+// LibTorch's memory profiler as its own allocator does. Thread-safe. Throws what LibTorch's own allocator throws when
+// memory runs out. Outlives its blocks.
 class ReusingAllocator final : public c10::Allocator {
  public:
   static constexpr size_t kSmallBytes = size_t{16} << 10;
@@ -37,9 +40,10 @@ class ReusingAllocator final : public c10::Allocator {
   void copy_data(void* dest, const void* src, size_t count) const override { default_copy_data(dest, src, count); }
 
   struct Usage {
-    size_t mapped_bytes = 0;  // regions, in use or free
-    size_t free_bytes = 0;    // of them
-    uint64_t mappings = 0;    // regions taken from the system so far
+    size_t mapped_bytes = 0;                            // regions, in use or free
+    size_t free_bytes = 0;                              // of them
+    size_t used_bytes_peak = 0, mapped_bytes_peak = 0;  // so far; used: handed out, headers included
+    uint64_t mappings = 0;                              // regions taken from the system so far
   };
   Usage usage() const;
 
@@ -53,6 +57,7 @@ class ReusingAllocator final : public c10::Allocator {
   static void Delete(void* data);
   Block* Take(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Block* MapRegion(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GiveBack(size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Split(Block* block, size_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Free(Block* block);
   void Unmap(Block* region) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
