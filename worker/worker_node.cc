@@ -142,16 +142,15 @@ class WorkerNode::Impl {
 
   void MakeParts() {
     const RngKey jitter{HashOf(state_->state_uuid()) + state_->incarnation()};
-    relay_ = std::make_unique<CallRelay>(CallRelay::Parts{.channel = relay_channel_.get(),
-                                                          .executor = executor_,
-                                                          .disk = disk_,
-                                                          .state = state_.get(),
-                                                          .metrics = metrics_,
-                                                          .clock = RealClock(),
-                                                          .jitter = jitter.Derive("relay"),
-                                                          .unkept = [this](const absl::Status& why) {
-                                                            NoteFailure(why, "keep a rank's call on disk");
-                                                          }});
+    relay_ = std::make_unique<CallRelay>(CallRelay::Parts{
+        .channel = relay_channel_.get(),
+        .executor = executor_,
+        .disk = disk_,
+        .state = state_.get(),
+        .metrics = metrics_,
+        .clock = RealClock(),
+        .jitter = jitter.Derive("relay"),
+        .unkept = [this](const absl::Status& why) { NoteFailure(why, "keep a rank's call on disk"); }});
     trainers_ = std::make_unique<TrainerService>(
         executor_, relay_.get(),
         TrainerService::Callbacks{
