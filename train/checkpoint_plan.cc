@@ -1,7 +1,7 @@
+#include "train/checkpoint_plan.h"
+
 #include <algorithm>
 #include <cstdio>
-
-#include "train/checkpoint_state.h"
 
 namespace vlm::train {
 namespace {
@@ -38,15 +38,21 @@ class Packer {
   std::vector<PlannedFile> files_;
 };
 
-std::vector<PlannedFile> PlanWeights(const ParameterStore& store, const StateOptions& options, model::WeightsFile which,
+bool Optimized(const BucketSpec& bucket) { return bucket.trainable && bucket.reached; }
+
+std::vector<PlannedFile> PlanWeights(const StateLayout& layout, const StateOptions& options, model::WeightsFile which,
                                      const std::string& stem) {
   Packer packer(options.file_bytes_max);
-  const std::vector<model::ParamSpec>& params = store.graph().params;
+  const std::vector<model::ParamSpec>& params = layout.graph.params;
+  std::vector<bool> optimized(params.size(), false);
+  for (const BucketSpec& bucket : layout.buckets) {
+    for (const ParamRange& range : bucket.ranges) optimized[static_cast<size_t>(range.param)] = Optimized(bucket);
+  }
   for (size_t i = 0; i < params.size(); ++i) {
     if (options.file_of(params[i].name) != which) continue;
     PlannedTensor tensor{Kind::kWeight,
                          params[i].name,
-                         store.options().compute == at::kFloat ? "F32" : "BF16",
+                         layout.compute == at::kFloat ? "F32" : "BF16",
                          params[i].shape,
                          static_cast<model::ParamId>(i),
                          0,
@@ -57,7 +63,7 @@ std::vector<PlannedFile> PlanWeights(const ParameterStore& store, const StateOpt
   std::vector<PlannedFile> files = std::move(packer).Name(stem, false);
   for (PlannedFile& file : files) {
     file.frozen = std::none_of(file.tensors.begin(), file.tensors.end(), [&](const PlannedTensor& tensor) {
-      return store.Optimized(store.BucketOf(tensor.param));
+      return optimized[static_cast<size_t>(tensor.param)];
     });
   }
   return files;
@@ -74,9 +80,10 @@ PlannedTensor StateRange(Kind kind, const char* prefix, const model::ParamSpec& 
 }
 
 // Ranges of one parameter, cut where a file is full, at multiples of kBlockElements.
-void PackOptimizerState(const ParameterStore& store, const ParamRange& whole, Packer* packer) {
-  const model::ParamSpec& spec = store.graph().params[whole.param];
-  const int64_t element_bytes = store.has_separate_master() ? 12 : 8;
+void PackOptimizerState(const StateLayout& layout, const ParamRange& whole, Packer* packer) {
+  const model::ParamSpec& spec = layout.graph.params[whole.param];
+  const bool has_master = layout.compute != at::kFloat;
+  const int64_t element_bytes = has_master ? 12 : 8;
   for (int64_t begin = whole.begin; begin < whole.end;) {
     int64_t count = packer->room() / element_bytes / kBlockElements * kBlockElements;
     const int64_t left = whole.end - begin;
@@ -86,18 +93,18 @@ void PackOptimizerState(const ParameterStore& store, const ParamRange& whole, Pa
       count = std::max(packer->room() / element_bytes / kBlockElements * kBlockElements, kBlockElements);
     }
     const ParamRange part{whole.param, begin, begin + std::min(count, left), 0};
-    if (store.has_separate_master()) packer->Append(StateRange(Kind::kMaster, "master", spec, part));
+    if (has_master) packer->Append(StateRange(Kind::kMaster, "master", spec, part));
     packer->Append(StateRange(Kind::kFirstMoment, "m", spec, part));
     packer->Append(StateRange(Kind::kSecondMoment, "v", spec, part));
     begin = part.end;
   }
 }
 
-std::vector<PlannedFile> PlanOptimizer(const ParameterStore& store, const StateOptions& options) {
+std::vector<PlannedFile> PlanOptimizer(const StateLayout& layout, const StateOptions& options) {
   Packer packer(options.file_bytes_max);
-  for (size_t bucket = 0; bucket < store.buckets().size(); ++bucket) {
-    if (!store.Optimized(static_cast<BucketId>(bucket))) continue;
-    for (const ParamRange& range : store.buckets()[bucket].ranges) PackOptimizerState(store, range, &packer);
+  for (const BucketSpec& bucket : layout.buckets) {
+    if (!Optimized(bucket)) continue;
+    for (const ParamRange& range : bucket.ranges) PackOptimizerState(layout, range, &packer);
   }
   return std::move(packer).Name("optimizer", true);
 }
@@ -106,20 +113,24 @@ std::vector<PlannedFile> PlanOptimizer(const ParameterStore& store, const StateO
 
 int64_t PlannedTensor::bytes() const { return NumElements(shape) * (dtype == "BF16" ? 2 : 4); }
 
-StatePlan PlanState(const ParameterStore& store, const StateOptions& options) {
+StatePlan PlanState(const StateLayout& layout, const StateOptions& options) {
   StatePlan plan;
   for (std::vector<PlannedFile> files :
-       {PlanWeights(store, options, model::WeightsFile::kLlm, "llm"),
-        PlanWeights(store, options, model::WeightsFile::kVision, "vision"), PlanOptimizer(store, options)}) {
+       {PlanWeights(layout, options, model::WeightsFile::kLlm, "llm"),
+        PlanWeights(layout, options, model::WeightsFile::kVision, "vision"), PlanOptimizer(layout, options)}) {
     std::move(files.begin(), files.end(), std::back_inserter(plan.files));
   }
-  std::vector<int64_t> load(static_cast<size_t>(store.world()), 0);
+  std::vector<int64_t> load(static_cast<size_t>(layout.world), 0);
   for (PlannedFile& file : plan.files) {
     file.rank = static_cast<int>(std::min_element(load.begin(), load.end()) - load.begin());
     load[static_cast<size_t>(file.rank)] += file.bytes;
     plan.bytes += file.bytes;
   }
   return plan;
+}
+
+StatePlan PlanState(const ParameterStore& store, const StateOptions& options) {
+  return PlanState({store.graph(), store.buckets(), store.options().compute, store.world()}, options);
 }
 
 }  // namespace vlm::train

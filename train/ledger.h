@@ -28,6 +28,7 @@ struct ResidentBytes {
   int64_t parameters = 0, gathered = 0, gradients = 0, master = 0, moments = 0;
   int64_t activations = 0;  // peak within the last micro-batch, when measured
   int64_t scratch = 0;      // peak of one collective's temporary buffers (saving)
+  int64_t snapshot = 0;     // of one save: this rank's part of the state, copied; counted by estimates alone
 };
 
 // Payload bytes this rank received since the start, as its collective counts them (an operation still on its way is not

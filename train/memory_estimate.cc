@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "train/checkpoint_plan.h"
 #include "train/gather_buffers.h"
 
 namespace vlm::train {
@@ -133,7 +134,18 @@ int64_t GatheredBytes(const std::vector<BucketSpec>& buckets, const Schedule& sc
   return buffers.bytes();
 }
 
+int64_t SnapshotBytes(const StateLayout& layout) {
+  std::vector<int64_t> of_rank(static_cast<size_t>(layout.world), 0);
+  for (const PlannedFile& file : PlanState(layout, {}).files) of_rank[static_cast<size_t>(file.rank)] += file.bytes;
+  return *std::max_element(of_rank.begin(), of_rank.end());
+}
+
 }  // namespace
+
+int64_t PeakBytes(const ResidentBytes& bytes) {
+  return bytes.parameters + bytes.gathered + bytes.gradients + bytes.master + bytes.moments + bytes.snapshot +
+         std::max(bytes.activations, bytes.scratch);
+}
 
 int64_t PeakActivations(const model::Graph& graph, const Schedule& schedule, const model::Counts& counts,
                         int64_t element_bytes) {
@@ -153,10 +165,12 @@ ResidentBytes EstimateMemory(const model::Graph& graph, const std::vector<Bucket
     bytes.gradients += owned * int64_t{sizeof(float)};
     bytes.moments += 2 * owned * int64_t{sizeof(float)};
     if (rank.store.compute != at::kFloat) bytes.master += owned * int64_t{sizeof(float)};
+    if (owned < bucket.numel) bytes.scratch = std::max(bytes.scratch, bucket.numel * int64_t{sizeof(float)});
   }
   const SlotPlan slots = SlotsOf(rank.store.zero, buckets);
   for (int64_t numel : slots.slot_numel) bytes.gradients += element_bytes * numel;
   if (sharded) bytes.gathered = GatheredBytes(buckets, schedule, rank.store.compute);
+  bytes.snapshot = SnapshotBytes({graph, buckets, rank.store.compute, rank.world});
   bytes.activations = PeakActivations(graph, schedule, counts, element_bytes);
   return bytes;
 }

@@ -18,11 +18,16 @@ struct EstimatedRank {
   int world = 1;
 };
 
-// Parameters, gathered, gradients, master and moments by the formulas of train/ledger.h, so equal to what the store's
-// ledger counts. Activations: the peak over one micro-batch of `counts`, from the units' footprints, within ten per
-// cent of what the CPU's allocator sees in fp32; in bf16 the fp32 copies of single operations come on top.
+// Parameters, gathered, gradients, master, moments and scratch by the formulas of train/ledger.h, so equal to what the
+// store's ledger counts. Snapshot: the largest rank's files of a first save (later ones leave frozen weights out), from
+// when the save begins until its files are written. Activations: the peak over one micro-batch of `counts`, from the
+// units' footprints, within ten per cent of what the CPU's allocator sees in fp32; in bf16 the fp32 copies of single
+// operations come on top.
 ResidentBytes EstimateMemory(const model::Graph& graph, const std::vector<BucketSpec>& buckets,
                              const Schedule& schedule, const EstimatedRank& rank, const model::Counts& counts);
+
+// The most of it at one time, with one save on its way: a save gathers between steps, when there are no activations.
+int64_t PeakBytes(const ResidentBytes& bytes);
 
 // The largest sum of activations at one time while `schedule` runs.
 int64_t PeakActivations(const model::Graph& graph, const Schedule& schedule, const model::Counts& counts,

@@ -1,5 +1,6 @@
 #include "trainer/model_show.h"
 
+#include <algorithm>
 #include <map>
 #include <optional>
 
@@ -70,27 +71,46 @@ std::string PartsTable(const model::Graph& graph, const std::vector<bool>& train
 
 std::string MemoryTable(const train::ResidentBytes& bytes) {
   std::string text;
-  int64_t total = 0;
   for (const auto& [name, size] :
        std::initializer_list<std::pair<const char*, int64_t>>{{"parameters", bytes.parameters},
                                                               {"gathered", bytes.gathered},
                                                               {"gradients", bytes.gradients},
                                                               {"master", bytes.master},
                                                               {"moments", bytes.moments},
-                                                              {"activations", bytes.activations}}) {
+                                                              {"activations", bytes.activations},
+                                                              {"scratch", bytes.scratch},
+                                                              {"snapshot", bytes.snapshot},
+                                                              {"at most", train::PeakBytes(bytes)}}) {
     absl::StrAppendFormat(&text, "%-12s %15d %11.1f MiB\n", name, size, static_cast<double>(size) / (1 << 20));
-    total += size;
   }
-  return text + absl::StrFormat("%-12s %15d %11.1f MiB\n", "all", total, static_cast<double>(total) / (1 << 20));
+  return text +
+         "Scratch is used while a save gathers state, when there are no activations. A snapshot lives until its save "
+         "is\n"
+         "written; where saves take longer than the steps between them, there may be two.\n";
 }
 
-model::Counts LargestMicroBatch(const spec::TrainingSettings& settings, const ModelConfig& config, int64_t context) {
+// Of one row. A generated sample has one; files may have any number, and so may rows that are packs: then the context
+// is what bounds it.
+int64_t PicturesOfRow(const spec::TrainingSettings& settings, const ModelConfig& config,
+                      const spec::IndexSettings& index) {
+  bool generated = true;
+  for (const spec::MixtureEntry& entry : settings.data.mixture) {
+    for (const spec::IndexSource& source : index.sources) {
+      if (source.name == entry.source) generated &= !source.from.stage.empty();
+    }
+  }
+  if (generated && !settings.train.packing) return 1;
+  return std::max<int64_t>(1, index.context / config.llava->ImageTokens());
+}
+
+model::Counts LargestMicroBatch(const spec::TrainingSettings& settings, const ModelConfig& config,
+                                const spec::IndexSettings& index) {
   model::Counts counts;
   counts.documents = settings.train.micro_batch;
-  counts.tokens = counts.documents * context;
+  counts.tokens = counts.documents * index.context;
   counts.targets = counts.tokens;
   if (config.llava.has_value()) {
-    counts.images = counts.documents;
+    counts.images = counts.documents * PicturesOfRow(settings, config, index);
     counts.vision_tokens = counts.images * config.llava->ImageTokens();
   }
   return counts;
@@ -113,17 +133,17 @@ absl::StatusOr<std::string> ModelShow(const ModelShowOptions& options) {
   const train::StoreOptions store = StoreOptionsOf(settings.train, at::kCPU);
   train::PlanOptions plan = training.plan;
   plan.release_after_use = train::ShardsParameters(store.zero, world);
-  const int32_t context = spec::FindStage(job, settings.data.index_stage)->index().context;
-  const model::Counts counts = LargestMicroBatch(settings, config, context);
+  const spec::IndexSettings& index = spec::FindStage(job, settings.data.index_stage)->index();
+  const model::Counts counts = LargestMicroBatch(settings, config, index);
   const train::ResidentBytes bytes = train::EstimateMemory(
       graph, buckets, train::Plan(graph, buckets, counts.images > 0, plan), {store, world}, counts);
   return absl::StrCat(
       "stage ", stage->name, " (", std::string(spec::StageKindName(stage->kind)), ")\n\n", PartsTable(graph, trainable),
       "\n", groups.ToString(graph),
-      absl::StrFormat("\nmemory of one of %d ranks: zero %d, %s, %s; micro-batch of %d rows of %d tokens%s\n", world,
-                      settings.train.zero, store.compute == at::kFloat ? "fp32" : "bf16",
-                      plan.recompute ? "recomputing" : "saving activations", counts.documents, context,
-                      counts.images > 0 ? ", a picture each" : ""),
+      absl::StrFormat(
+          "\nmemory of one of %d ranks: zero %d, %s, %s; micro-batch of %d rows of %d tokens, %d pictures\n", world,
+          settings.train.zero, store.compute == at::kFloat ? "fp32" : "bf16",
+          plan.recompute ? "recomputing" : "saving activations", counts.documents, index.context, counts.images),
       MemoryTable(bytes));
 }
 

@@ -281,6 +281,29 @@ TEST(StagesTest, ModelShowTellsWhatARankWillHold) {
   }
 }
 
+// What a save needs is shown too, and with rows that are packs as many pictures as the context has room for.
+TEST(StagesTest, ModelShowBoundsPicturesAndCountsTheSave) {
+  const auto shown = [](const std::string& packing) {
+    return ModelShow({.job_file = kTinyJob,
+                      .overrides = {"spec.stages[sft].train.packing=" + packing},
+                      .stage = "sft",
+                      .ranks = 1})
+        .value();
+  };
+  const std::string rows = shown("false"), packs = shown("true");
+  EXPECT_THAT(rows, ::testing::HasSubstr("4 rows of 160 tokens, 4 pictures"));
+  EXPECT_THAT(packs, ::testing::HasSubstr("4 rows of 160 tokens, 40 pictures"));  // of 16 tokens each
+  EXPECT_GT(NumberAfter(packs, "\nactivations"), NumberAfter(rows, "\nactivations"));
+  int64_t sum = 0;
+  const std::string memory = rows.substr(rows.find("memory of one of"));
+  for (const char* const what :
+       {"\nparameters", "\ngathered", "\ngradients", "\nmaster", "\nmoments", "\nactivations", "\nsnapshot"}) {
+    sum += NumberAfter(memory, what);
+  }
+  EXPECT_EQ(NumberAfter(memory, "\nat most"), sum);
+  EXPECT_GT(NumberAfter(memory, "\nsnapshot"), 0);
+}
+
 TEST(StagesTest, ModelShowNamesWhatIsWrong) {
   const auto message = [](const ModelShowOptions& options) {
     const absl::StatusOr<std::string> shown = ModelShow(options);
