@@ -46,7 +46,7 @@ absl::StatusOr<std::unique_ptr<BenchModel>> OpenBenchModel(const std::string& fo
   VLM_ASSIGN_OR_RETURN(opened->graph, model::BuildLlava(opened->config));
   if (options.collective == nullptr) opened->collective = train::NewSingleRankCollective();
   train::Collective* const collective = options.collective == nullptr ? opened->collective.get() : options.collective;
-  opened->queue = std::make_unique<train::CommunicationQueue>(/*overlap=*/false, RealClock());
+  opened->queue = std::make_unique<train::CommunicationQueue>(options.overlap, RealClock());
   const std::vector<bool> trained(opened->graph.params.size(), options.trainable);
   VLM_ASSIGN_OR_RETURN(
       opened->store,

@@ -34,6 +34,7 @@ struct BenchStore {
   bool trainable = true;                    // else parameters only
   train::Collective* collective = nullptr;  // outlives the model; null: a single rank
   train::ZeroLevel zero = train::ZeroLevel::kZero2;
+  bool overlap = false;  // the job file's default: ranks here fill the cores
 };
 // INVALID_ARGUMENT names a weight that the file lacks.
 absl::StatusOr<std::unique_ptr<BenchModel>> OpenBenchModel(const std::string& folder, const BenchStore& options);

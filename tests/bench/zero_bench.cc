@@ -1,7 +1,7 @@
 // Ranks of one model as processes, a number of steps at a time as zero_bench.py asks, which lets this program and its
 // peers take turns.
 //
-// Usage: zero_bench WORLD FOLDER ZERO MODEL BATCH.safetensors (FOLDER: for the ranks' sockets)
+// Usage: zero_bench WORLD FOLDER ZERO[+overlap] MODEL BATCH.safetensors (FOLDER: for the ranks' sockets)
 // Each rank takes an equal part of the batch's rows as its one micro-batch. Reads one request per line: "model" builds
 // the model, a number runs that many steps (0 before the model); answers with one line of JSON with the seconds of each
 // and the last loss.
@@ -12,6 +12,7 @@
 #include <iostream>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
@@ -19,6 +20,7 @@
 #include "tests/bench/bench_model.h"
 #include "tests/integration/equality/rank_processes.h"
 #include "tests/unit/train/must.h"
+#include "train/process_memory.h"
 #include "train/training_step.h"
 
 namespace vlm::bench {
@@ -28,6 +30,7 @@ using train::Must;
 
 struct Arguments {
   int zero = 2;
+  bool overlap = false;
   std::string model, batch;
 };
 
@@ -51,7 +54,9 @@ class Rank {
 
  private:
   std::string Build() {
-    const BenchStore store{.collective = collective_, .zero = static_cast<train::ZeroLevel>(arguments_.zero)};
+    const BenchStore store{.collective = collective_,
+                           .zero = static_cast<train::ZeroLevel>(arguments_.zero),
+                           .overlap = arguments_.overlap};
     opened_ = Must(OpenBenchModel(arguments_.model, store));
     const int64_t rows = Must(ReadTensors(arguments_.batch)).at("ids").size(0) / collective_->world();
     const int64_t begin = rows * collective_->rank();
@@ -86,12 +91,14 @@ class Rank {
 
 int main(int argc, char** argv) {
   if (argc != 6) {
-    std::fprintf(stderr, "usage: zero_bench WORLD FOLDER ZERO MODEL BATCH.safetensors\n");
+    std::fprintf(stderr, "usage: zero_bench WORLD FOLDER ZERO[+overlap] MODEL BATCH.safetensors\n");
     return 2;
   }
-  const vlm::bench::Arguments arguments{std::stoi(argv[3]), argv[4], argv[5]};
+  const vlm::bench::Arguments arguments{std::stoi(argv[3]), std::string_view(argv[3]).ends_with("+overlap"), argv[4],
+                                        argv[5]};
   vlm::train::RunRankProcesses(vlm::train::Transport::kSharedMemory, std::stoi(argv[1]), argv[2],
                                [&](vlm::train::Collective* collective) {
+                                 vlm::train::ReuseTensorMemory();  // as vlm-trainer does
                                  at::set_num_threads(1);
                                  vlm::bench::Rank(arguments, collective).Serve();
                                });

@@ -1,6 +1,7 @@
 """The other side of zero_bench: transformers' LLaVA under DDP or FSDP2, over Gloo.
 
-Usage: zero_peer.py WORLD FOLDER ddp|fsdp2_keep|fsdp2 MODEL BATCH.safetensors
+Usage: zero_peer.py WORLD FOLDER ddp|ddp_targets|fsdp2_keep|fsdp2 MODEL BATCH.safetensors
+`ddp_targets` computes the head and the loss at target positions only, the others at all positions, as transformers does.
 `fsdp2_keep` keeps gathered parameters from forward to backward, as ZeRO-2 does; `fsdp2` frees them, as ZeRO-3. Reads and
 answers as zero_bench does; AdamW, groups and clipping are those of training_step_peer.py.
 """
@@ -14,6 +15,32 @@ import gloo_ranks
 HOW, MODEL, BATCH = sys.argv[3:6]
 
 
+def head_at_targets(model):
+    """The model as a module whose result is the loss, of target positions alone."""
+    import torch
+
+    class HeadAtTargets(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.whole = model
+
+        def forward(self, input_ids, pixel_values, index, target):
+            hidden = self.whole.model(input_ids=input_ids, pixel_values=pixel_values).last_hidden_state
+            rows = hidden.flatten(0, 1).index_select(0, index)
+            return torch.nn.functional.cross_entropy(self.whole.lm_head(rows), target)
+
+    return HeadAtTargets()
+
+
+def target_positions(labels):
+    """Where the hidden states lie that predict targets, among all positions, and the targets' ids."""
+    labels = labels.clone()
+    labels[:, 0] = -100
+    flat = labels.flatten()
+    where = (flat != -100).nonzero().flatten()
+    return where - 1, flat[where]
+
+
 def build(rank, world):
     import torch
     from safetensors.torch import load_file
@@ -25,7 +52,9 @@ def build(rank, world):
     model.config.use_cache = model.config.text_config.use_cache = False
     gloo_ranks.freeze_unused(model)
     model.train()
-    if HOW == "ddp":
+    if HOW == "ddp_targets":
+        model = head_at_targets(model)
+    if HOW.startswith("ddp"):
         model = torch.nn.parallel.DistributedDataParallel(model)
     else:
         mesh = init_device_mesh("cpu", (world,))
@@ -41,8 +70,15 @@ def build(rank, world):
     rows = len(batch["ids"]) // world
     part = {name: tensor[rank * rows:(rank + 1) * rows] for name, tensor in batch.items()}
 
+    index, target = target_positions(part["labels"])
+
+    def loss_of_part():
+        if HOW == "ddp_targets":
+            return model(part["ids"], part["pixels"], index, target)
+        return model(input_ids=part["ids"], pixel_values=part["pixels"], labels=part["labels"]).loss
+
     def step():
-        loss = model(input_ids=part["ids"], pixel_values=part["pixels"], labels=part["labels"]).loss
+        loss = loss_of_part()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
         optimizer.step()
