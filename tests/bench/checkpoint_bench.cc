@@ -3,6 +3,7 @@
 // Usage: checkpoint_bench WORLD FOLDER MODEL BATCH.safetensors (FOLDER: for the ranks' sockets)
 // Reads one request per line and answers with one line of JSON whose "seconds" has one entry:
 //   model        builds the model at zero 2 and takes one step, so that moments are not zero
+//   pause        what training waits for in a save: the copy of this rank's part of the state
 //   save DIR     all files of the state, hashed and synced, as the trainer's saves are; DIR exists
 //   load DIR     the whole state into the ranks' shards, saved by any number of ranks
 #include <ATen/ATen.h>
@@ -20,6 +21,7 @@
 #include "tests/integration/equality/rank_processes.h"
 #include "tests/unit/train/must.h"
 #include "tests/unit/train/state_folder.h"
+#include "train/checkpoint_state.h"
 #include "train/process_memory.h"
 #include "train/training_step.h"
 
@@ -57,6 +59,10 @@ class Rank {
     const std::string folder = request.size() > 5 ? request.substr(5) : "";
     if (request == "model") {
       Build();
+    } else if (request == "pause") {
+      train::StateOptions options;
+      options.file_bytes_max = kFileBytesMax;
+      Must(train::SaveState(train::PlanState(*opened_->store, options), opened_->store.get()));
     } else if (request.starts_with("save ")) {
       train::WriteStateFolder(folder, kFileBytesMax, opened_->store.get());
     } else {

@@ -1,7 +1,7 @@
-"""Checkpoints: write rate against fio, load and reshard against torch DCP, on the current folder's disk.
+"""Checkpoints: pause, write rate against fio, load and reshard against torch DCP, on the current folder's disk.
 
 Usage: checkpoint_bench.py FOLDER_OF_PROGRAMS [ROUNDS]
-fio writes files of the same sizes in the same folder, one after the other by blocks of 1 MiB, and syncs each at its end,
+fio writes files of these sizes in the same folder, one after the other by blocks of 1 MiB, and syncs each at its end,
 as a save of one rank does, which also hashes. Loads come from the disk: the files' pages are dropped beforehand. Both
 sides load what they wrote: weights and AdamW's moments of one LLaVA. Prints Markdown tables.
 """
@@ -106,6 +106,22 @@ def measure_writes(scratch, sides):
           f"{rates[2]:.0f} | {rates[0] / rates[1]:.2f}x | {rates[0] / rates[2]:.2f}x |", flush=True)
 
 
+def measure_pauses(scratch, sides):
+    """What training waits for: our copy of the state, DCP's async_save until it returns."""
+    folder = scratch / "pause-dcp"
+    times = {"ours": [], "dcp": []}
+    for number in range(-1, ROUNDS):
+        for name, request in (("ours", "pause"), ("dcp", f"pause {folder}")):
+            seconds = sides[name].ask(request)["seconds"][0]
+            if number >= 0:
+                times[name].append(seconds)
+        shutil.rmtree(folder)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"\n| what | ours s | DCP s | ratio |\n|---|---|---|---|\n"
+          f"| pause of training, one rank | {medians['ours']:.3f} | {medians['dcp']:.3f} | "
+          f"{medians['dcp'] / medians['ours']:.1f}x |", flush=True)
+
+
 def measure_loads(scratch, groups):
     print("\n| saved by | loaded by | ours s | DCP s | ratio |\n|---|---|---|---|---|")
     for saved_by, loaded_by in RESHARDS:
@@ -139,6 +155,7 @@ def main():
               f"{parameters / 1e6:.0f} M parameters in fp32 with AdamW's moments, medians of {ROUNDS}\n")
         groups = {world: sides_of(world, scratch) for world in (1, 2, 4)}
         measure_writes(scratch, groups[1])
+        measure_pauses(scratch, groups[1])
         measure_loads(scratch, groups)
         for sides in groups.values():
             for side in sides.values():

@@ -2,7 +2,8 @@
 FSDP2 over Gloo.
 
 Usage: checkpoint_peer.py WORLD FOLDER MODEL BATCH.safetensors
-Reads and answers as checkpoint_bench does. Files are synced (FileSystemWriter's default).
+Reads and answers as checkpoint_bench does. Files are synced (FileSystemWriter's default). "pause DIR" is the time until
+async_save returns; what it writes is waited for afterwards.
 """
 
 import json
@@ -49,14 +50,20 @@ def serve(rank):
         else:
             weights, moments = get_state_dict(model, optimizer)
             state = {"model": weights, "optimizer": moments}
-            if words[0] == "save":
+            if words[0] == "pause":
+                writing = dcp.async_save(state, storage_writer=dcp.FileSystemWriter(words[1]))
+            elif words[0] == "save":
                 dcp.save(state, storage_writer=dcp.FileSystemWriter(words[1], sync_files=True))
             else:
                 dcp.load(state, checkpoint_id=words[1])
                 set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         dist.barrier()
         if rank == 0:
-            print(json.dumps({"seconds": [time.perf_counter() - start]}), flush=True)
+            seconds = time.perf_counter() - start
+        if words[0] == "pause":
+            writing.result()
+        if rank == 0:
+            print(json.dumps({"seconds": [seconds]}), flush=True)
 
 
 gloo_ranks.run(int(sys.argv[1]), sys.argv[2], serve)
