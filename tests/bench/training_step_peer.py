@@ -22,9 +22,10 @@ ATTENTION = {"aten::_scaled_dot_product_flash_attention_for_cpu",
 
 
 class Trainer:
-    def __init__(self, folder, how, where):
-        self.model = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="sdpa",
-                                                                   dtype=torch.float32)
+    """Of a model on any device; `autocast`: the type of its products, its weights stay as they are."""
+
+    def __init__(self, model, how, where, autocast=None):
+        self.model, self.autocast = model, autocast
         self.model.config.use_cache = self.model.config.text_config.use_cache = False
         self.model.train()
         self.loss_of = {"all": self.all_positions, "targets": self.targets_only}[where]
@@ -44,7 +45,9 @@ class Trainer:
         return torch.nn.functional.cross_entropy(self.model.lm_head(rows), batch["target"])
 
     def step(self, batch):
-        loss = self.loss_of(batch)
+        device = batch["ids"].device.type
+        with torch.autocast(device, dtype=self.autocast, enabled=self.autocast is not None):
+            loss = self.loss_of(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0, foreach=True)
         self.optimizer.step()
@@ -53,7 +56,11 @@ class Trainer:
 
 
 def read_batch(path):
-    batch = load_file(path)
+    return with_targets(load_file(path))
+
+
+def with_targets(batch):
+    """The batch with the places of the hidden states that predict targets, and the targets."""
     labels = batch["labels"].clone()
     labels[:, 0] = -100
     flat = labels.flatten()
@@ -85,7 +92,8 @@ def shares(trainer, batch):
 def main():
     folder, threads, how, where = sys.argv[1:5]
     torch.set_num_threads(int(threads))
-    trainer = Trainer(folder, how, where)
+    model = LlavaForConditionalGeneration.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
+    trainer = Trainer(model, how, where)
     batches = {case: read_batch(path) for case, path in (word.split("=") for word in sys.argv[5:])}
     for line in sys.stdin:
         case, request = line.split()
@@ -94,4 +102,5 @@ def main():
         print(json.dumps(answer), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

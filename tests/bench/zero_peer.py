@@ -32,21 +32,14 @@ def head_at_targets(model):
     return HeadAtTargets()
 
 
-def target_positions(labels):
-    """Where the hidden states lie that predict targets, among all positions, and the targets' ids."""
-    labels = labels.clone()
-    labels[:, 0] = -100
-    flat = labels.flatten()
-    where = (flat != -100).nonzero().flatten()
-    return where - 1, flat[where]
-
-
 def build(rank, world):
     import torch
     from safetensors.torch import load_file
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from transformers import LlavaForConditionalGeneration
+
+    from training_step_peer import with_targets
 
     model = LlavaForConditionalGeneration.from_pretrained(MODEL, attn_implementation="sdpa", dtype=torch.float32)
     model.config.use_cache = model.config.text_config.use_cache = False
@@ -68,13 +61,11 @@ def build(rank, world):
                                   lr=1e-4, fused=True)
     batch = load_file(BATCH)
     rows = len(batch["ids"]) // world
-    part = {name: tensor[rank * rows:(rank + 1) * rows] for name, tensor in batch.items()}
-
-    index, target = target_positions(part["labels"])
+    part = with_targets({name: tensor[rank * rows:(rank + 1) * rows] for name, tensor in batch.items()})
 
     def loss_of_part():
         if HOW == "ddp_targets":
-            return model(part["ids"], part["pixels"], index, target)
+            return model(part["ids"], part["pixels"], part["index"], part["target"])
         return model(input_ids=part["ids"], pixel_values=part["pixels"], labels=part["labels"]).loss
 
     def step():

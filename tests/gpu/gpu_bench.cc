@@ -1,5 +1,5 @@
-// Measures the training step and NCCL's fixed cost on one GPU. Prints lines "NAME<tab>VALUE<tab>UNIT" for
-// scripts/gpu-check; ends with 77 and a reason where no GPU is usable.
+// Measures the training step, whose peers are tests/bench/gpu_step_peer.py's, and NCCL's fixed cost on one GPU. Prints
+// lines "NAME<tab>VALUE<tab>UNIT" for scripts/gpu-check; ends with 77 and a reason where no GPU is usable.
 #include <ATen/ATen.h>
 
 #include <chrono>
@@ -45,6 +45,7 @@ LlavaRunOptions MiddleSized(at::ScalarType compute) {
   options.documents = {{700, 1}, {700, 1}, {700, 1}, {700, 1}};
   options.device = at::kCUDA;
   options.compute = compute;
+  options.micro_batches = 1;
   options.same_batches = true;
   return options;
 }
