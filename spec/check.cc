@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "base/check.h"
+#include "base/utf8.h"
 #include "spec/scalar.h"
 #include "spec/scalar_check.h"
 #include "spec/value_path.h"
@@ -207,7 +208,7 @@ class Checker {
     CheckLength(node, node.entries.size(), *schema.Row(kinds), path);
     for (YamlEntry& entry : node.entries) {
       if (!IsName(entry.key)) {
-        Report(entry.at, path, absl::StrCat("not a name: '", entry.key.substr(0, 64), "'"),
+        Report(entry.at, path, absl::StrCat("not a name: '", CutUtf8(entry.key, 64), "'"),
                "up to 63 letters, digits, '-', '_' and '.'");
         continue;
       }

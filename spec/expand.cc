@@ -66,9 +66,9 @@ class IndexInserter {
       YamlNode& stage = stages_->items[i];
       YamlNode* data = stage.Find("data");
       if (!IsTraining(stage) || data == nullptr || !data->is_map() || data->Find("index") != nullptr) continue;
-      YamlNode* mixture = data->Find("mixture");
+      const YamlNode* mixture = data->Find("mixture");
       if (mixture == nullptr || !mixture->is_list()) continue;
-      std::optional<YamlNode> index = MakeIndex(stage, i, *data, *mixture);
+      std::optional<YamlNode> index = MakeIndex(stage, i, *data);
       if (!index) continue;
       stages_->items.insert(stages_->items.begin() + static_cast<std::ptrdiff_t>(i), *std::move(index));
       ++i;
@@ -76,7 +76,7 @@ class IndexInserter {
   }
 
  private:
-  std::optional<YamlNode> MakeIndex(YamlNode& stage, size_t number, YamlNode& data, YamlNode& mixture) {
+  std::optional<YamlNode> MakeIndex(YamlNode& stage, size_t number, YamlNode& data) {
     const std::string path = absl::StrCat("spec.stages[", ElementName(stage, number), "].data");
     const std::string name = absl::StrCat(ElementName(stage, number), "-index");
     std::optional<YamlNode> tokenizer = Tokenizer(data, path);
@@ -88,7 +88,7 @@ class IndexInserter {
       return std::nullopt;
     }
     YamlNode index_data = MapNode(data.at);
-    Put(index_data, "sources", Sources(mixture));
+    Put(index_data, "sources", Sources(*data.Find("mixture")));  // looked up now: keys before it may have been taken
     Put(index_data, "tokenizer", *std::move(tokenizer));
     std::optional<YamlNode> chat_template = Take(data, "template");
     const bool plain = stage.Find("kind")->scalar == "pretrain";

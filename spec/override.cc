@@ -122,6 +122,7 @@ class Setter {
       if (YamlNode* entry = Entry(node, step); entry != nullptr) *entry = std::move(value);
       return;
     }
+    if (node->is_null()) node->kind = YamlNode::Kind::kMap;  // "labels:" with nothing behind it
     if (!node->is_map()) return Report(absl::StrCat("not a map, so it has no key '", step.name, "'"));
     const auto found = std::find_if(node->entries.begin(), node->entries.end(),
                                     [&](const YamlEntry& entry) { return entry.key == step.name; });

@@ -10,7 +10,7 @@ namespace {
 
 bool IsPlainSafe(const std::string& text) {
   const auto letter = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-  if (text.empty() || text == "null" ||
+  if (text.empty() || text == "null" || text == "Null" || text == "NULL" ||
       !(letter(text.front()) || text.front() == '-' || text.front() == '.' || text.front() == '/')) {
     return false;
   }

@@ -293,8 +293,8 @@ std::string YamlNode::Describe() const {
     case Kind::kScalar:
       break;
   }
-  std::string shown = scalar.substr(0, kShownMax);
-  if (scalar.size() > kShownMax) shown += "...";
+  std::string shown = CutUtf8(scalar, kShownMax);
+  if (shown.size() < scalar.size()) shown += "...";
   return quoted ? absl::StrCat("\"", shown, "\"") : absl::StrCat("'", shown, "'");
 }
 

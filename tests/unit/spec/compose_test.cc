@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,31 @@ TEST_F(ComposeTest, LaterFilesWinMapsMergeListsReplace) {
   EXPECT_EQ(job.labels.size(), 2u);
 }
 
+TEST_F(ComposeTest, OfSeveralExtendedFilesTheLaterWins) {
+  Write("a.yaml", "metadata: {labels: {from-a: x, both: a}}\nspec: {seed: 1, ranks: {min: 2, max: 3}}\n");
+  Write("b.yaml", "metadata: {labels: {both: b}}\nspec: {seed: 2}\n");
+  Write("job.yaml", "extends: [a.yaml, b.yaml]\n" + Head());
+  const Job job = MustParse(Composed());
+  EXPECT_EQ(job.seed, 2u);
+  EXPECT_EQ(job.ranks.max, 3);
+  EXPECT_EQ(job.labels, (std::map<std::string, std::string>{{"from-a", "x"}, {"both", "b"}}));
+  Write("job.yaml", "extends: []\n" + Head());
+  EXPECT_EQ(MustParse(Composed()).seed, 0u);
+}
+
+TEST_F(ComposeTest, OverridesReplaceListEntriesAndFillWhatIsEmpty) {
+  Write("job.yaml", Replaced(FullJob(), "{name: a}", "{name: a, labels: null}"));
+  const Job job =
+      MustParse(Composed({"spec.stages[g].generate.splits[0]={name: captions, samples: 7}", "metadata.labels.who=me"}));
+  EXPECT_EQ(FindStage(job, "g")->generate().splits[0].samples, 7);
+  EXPECT_EQ(job.labels.at("who"), "me");
+  EXPECT_THAT(Composed({"spec.stages[-1]=1"}), HasSubstr("no such list entry: [-1]"));
+  EXPECT_THAT(Composed({"spec.stages.[s].seed=1"}), HasSubstr("not an override"));
+  EXPECT_THAT(Composed({"[s]=1"}), HasSubstr("not an override"));
+  EXPECT_THAT(Composed({"=1"}), HasSubstr("not an override"));
+  EXPECT_THAT(Composed({"spec.=1"}), HasSubstr("not an override"));
+}
+
 TEST_F(ComposeTest, OverridesSetMakeAndRemove) {
   Write("job.yaml", FullJob());
   const std::string text =
@@ -103,6 +129,10 @@ TEST_F(ComposeTest, ErrorsNameTheFileTheyStandIn) {
   Write("c.yaml", "extends: [missing.yaml]\n");
   EXPECT_THAT(Composed({}, "c.yaml"), HasSubstr("c.yaml:1:11: cannot read the file: "));
   EXPECT_THAT(Composed({}, "none.yaml"), HasSubstr("none.yaml: cannot read the file: "));
+  Write("e.yaml", "extends: [[base.yaml]]\n");
+  EXPECT_EQ(Composed({}, "e.yaml"), "e.yaml:1:11: extends: expected a file, got a list\n");
+  Write("f.yaml", "extends: [\"\"]\n");
+  EXPECT_EQ(Composed({}, "f.yaml"), "f.yaml:1:11: extends: expected a file, got \"\"\n");
   Write("d.yaml", "extends: base.yaml\n");
   EXPECT_EQ(Composed({}, "d.yaml"), "d.yaml:1:10: extends: expected a list of files, got 'base.yaml'; write [FILE]\n");
 }
@@ -111,6 +141,21 @@ TEST_F(ComposeTest, TheNumberOfFilesIsBounded) {
   for (int i = 0; i < 40; ++i)
     Write("f" + std::to_string(i) + ".yaml", "extends: [f" + std::to_string(i + 1) + ".yaml]\n");
   EXPECT_EQ(Composed({}, "f0.yaml"), "f32.yaml:1:11: extends: too many files: the limit is 32\n");
+}
+
+// Defaults and origins make a text longer, and the composed one is what is submitted.
+TEST_F(ComposeTest, TheComposedJobIsBoundedToo) {
+  std::string text = Head() + "    - {name: t, kind: tokenizer, data: {text: [a.txt]}}\n";
+  for (int stage = 0; stage < 60; ++stage) {
+    text += "    - {name: i" + std::to_string(stage) + ", kind: index, data: {tokenizer: {stage: t}, sources: [";
+    for (int source = 0; source < 256; ++source) {
+      text += (source == 0 ? "" : ", ") + std::string("{name: s") + std::to_string(source) + ", from: f}";
+    }
+    text += "]}}\n";
+  }
+  ASSERT_LT(text.size(), static_cast<size_t>(kJobBytesMax));
+  Write("job.yaml", text);
+  EXPECT_THAT(Composed(), HasSubstr("job.yaml: the composed job is too large: "));
 }
 
 TEST_F(ComposeTest, ComposedTextIsCompleteAndSettles) {
@@ -136,21 +181,39 @@ TEST_F(ComposeTest, InsertedIndexIsShown) {
 }
 
 TEST(Render, AwkwardStringsSurvive) {
-  const std::vector<std::string> awkward = {"null",  "~",        "- a",  "a: b", "#c",    " lead", "trail ", "*a",
-                                            "&a",    "!t",       "",     "a\nb", "\"q\"", "'s'",   "[x",     "{y",
-                                            "%d",    "@at",      "`b`",  "|",    ">",     "a\\b",  "---",    "...",
-                                            "<|x|>", "\xc3\xa4", "a #b", "true", "1e3"};
-  YamlNode list;
+  const std::vector<std::string> awkward = {"null",   "Null", "NULL",  "~",        "- a",  "a: b", "#c",    " lead",
+                                            "trail ", "*a",   "&a",    "!t",       "",     "a\nb", "\"q\"", "'s'",
+                                            "[x",     "{y",   "%d",    "@at",      "`b`",  "|",    ">",     "a\\b",
+                                            "---",    "...",  "<|x|>", "\xc3\xa4", "a #b", "true", "1e3"};
+  YamlNode list, map;
   list.kind = YamlNode::Kind::kList;
+  map.kind = YamlNode::Kind::kMap;
   for (const std::string& text : awkward) list.items.push_back(ScalarNode(text, {}, true));
+  for (const std::string& text : awkward) map.entries.push_back({text, {}, ScalarNode(text, {})});  // made, not read
+  YamlNode mixed = list;  // not all on one line
+  mixed.items.push_back(map);
   YamlNode root;
   root.kind = YamlNode::Kind::kMap;
   root.entries.push_back({"k", {}, list});
+  root.entries.push_back({"m", {}, map});
+  root.entries.push_back({"mixed", {}, mixed});
   Diagnostics diagnostics;
   const std::optional<YamlNode> back = ReadYaml(RenderYaml(root), "f", &diagnostics);
   ASSERT_TRUE(back.has_value()) << diagnostics.ToString();
   ASSERT_EQ(back->Find("k")->items.size(), awkward.size());
-  for (size_t i = 0; i < awkward.size(); ++i) EXPECT_EQ(back->Find("k")->items[i].scalar, awkward[i]);
+  ASSERT_EQ(back->Find("m")->entries.size(), awkward.size());
+  ASSERT_EQ(back->Find("mixed")->items.size(), awkward.size() + 1);
+  for (size_t i = 0; i < awkward.size(); ++i) {
+    for (const char* key : {"k", "mixed"}) {
+      EXPECT_EQ(back->Find(key)->items[i].scalar, awkward[i]);
+      EXPECT_TRUE(back->Find(key)->items[i].quoted) << "else a word may become another type: " << awkward[i];
+    }
+    for (const YamlNode* made : {back->Find("m"), &back->Find("mixed")->items.back()}) {
+      EXPECT_EQ(made->entries[i].key, awkward[i]);
+      EXPECT_TRUE(made->entries[i].value.is_scalar()) << awkward[i];
+      EXPECT_EQ(made->entries[i].value.scalar, awkward[i]);
+    }
+  }
 }
 
 }  // namespace

@@ -52,6 +52,14 @@ inline std::string FullJob() {
          "      tasks: [{name: scenes, source: captions, targets: {color: 0.9}}]\n";
 }
 
+// `text` with the first `from` in it as `to`.
+inline std::string Replaced(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return at == std::string::npos ? text : text.replace(at, from.size(), to);
+}
+inline std::string Full(const std::string& from, const std::string& to) { return Replaced(FullJob(), from, to); }
+
 inline Job MustParse(const std::string& text) {
   Diagnostics diagnostics;
   std::optional<Job> job = ParseJob(text, "job.yaml", &diagnostics);

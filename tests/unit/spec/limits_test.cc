@@ -49,6 +49,7 @@ TEST(Limits, ManyDuplicatesAreCounted) {
   Diagnostics diagnostics;
   EXPECT_FALSE(ParseJob(Repeat("k: 1\n", 200'000), "f", &diagnostics).has_value());
   EXPECT_GT(diagnostics.dropped(), 199'000);
+  EXPECT_TRUE(diagnostics.ToString().ends_with("and " + std::to_string(diagnostics.dropped()) + " more errors\n"));
 }
 
 TEST(Limits, AliasesAnchorsAndTagsAreRefused) {

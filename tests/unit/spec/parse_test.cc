@@ -129,13 +129,6 @@ class BadFile : public testing::TestWithParam<BadCase> {};
 
 TEST_P(BadFile, IsRefusedWithPlaceAndRemedy) { EXPECT_EQ(Errors(GetParam().text), GetParam().errors); }
 
-std::string Replaced(std::string text, const std::string& from, const std::string& to) {
-  const size_t at = text.find(from);
-  EXPECT_NE(at, std::string::npos) << from;
-  return text.replace(at, from.size(), to);
-}
-std::string Full(const std::string& from, const std::string& to) { return Replaced(FullJob(), from, to); }
-
 std::vector<BadCase> BadCases() {
   return {
       {"UnknownKey", Full("steps: 10", "stpes: 10"),

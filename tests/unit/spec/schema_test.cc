@@ -98,6 +98,9 @@ TEST(Schema, ExplainNamesTypeDefaultAndRange) {
   EXPECT_THAT(*Explain("spec.stages"), testing::HasSubstr("    kind: What the stage does."));
   EXPECT_EQ(Explain("spec.stages.train.optimiser").status().message(),
             "no such field: spec.stages.train.optimiser; did you mean spec.stages.train.optimizer?");
+  EXPECT_EQ(Explain("zzzzzzzz").status().message(), "no such field: zzzzzzzz");
+  EXPECT_THAT(*Explain("spec.stages.train.precision"), testing::HasSubstr("  not supported yet: fp16\n"));
+  EXPECT_THAT(*Explain("spec.stages.train.zero"), testing::HasSubstr("  changes results: no\n"));
 }
 
 }  // namespace
