@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/status.h"
 #include "coordinator/core/core.h"
 
 namespace vlm::coordinator {
@@ -32,6 +33,38 @@ absl::Status Contradiction(std::string_view what, std::string_view id) {
       absl::StrCat("rows of the coordinator's store contradict each other; restore it from a "
                    "backup: ",
                    std::string(what), " ", absl::CEscape(absl::string_view(id.data(), id.size()))));
+}
+
+// What the decisions take for granted: states of this version, an attempt where one is live, the parents and workers
+// that are named.
+absl::Status CheckStages(Job* job, const WorkerTable& workers) {
+  for (const std::unique_ptr<Stage>& stage : job->stages) {
+    const v1::StageRecord& record = stage->record;
+    if (record.state() == v1::STAGE_STATE_UNSPECIFIED || !v1::StageState_IsValid(record.state())) {
+      return Contradiction("state of no version, of stage", record.stage_uid());
+    }
+    for (const auto* const names : {&record.needs(), &record.inputs()}) {
+      for (const std::string& name : *names) {
+        if (job->Find(name) == nullptr) return Contradiction("no such parent of a stage:", name);
+      }
+    }
+    const bool live = stage->attempt.has_value() && stage->attempt->record.state() != v1::ATTEMPT_STATE_ENDED;
+    if (live != (record.state() == v1::STAGE_STATE_ACTIVE)) {
+      return Contradiction("ACTIVE and a live attempt go together, of stage", record.stage_uid());
+    }
+    if (!live) continue;
+    const v1::AttemptRecord& attempt = stage->attempt->record;
+    if (attempt.state() == v1::ATTEMPT_STATE_UNSPECIFIED || !v1::AttemptState_IsValid(attempt.state()) ||
+        attempt.stage_uid() != record.stage_uid() || attempt.fence() != record.fence()) {
+      return Contradiction("attempt that is not of stage", record.stage_uid());
+    }
+    for (const v1::RankRecord& rank : attempt.ranks()) {
+      if (!rank.ended() && workers.Find(rank.node_id()) == nullptr) {
+        return Contradiction("no row of a rank's worker", rank.node_id());
+      }
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -123,7 +156,9 @@ absl::Status Coordinator::Core::LinkRows() {
       ledger_.stages[uid] = stage.get();
       job->stages.push_back(std::move(stage));
     }
+    VLM_RETURN_IF_ERROR(CheckStages(job.get(), workers_));
     const v1::JobState state = job->record.state();
+    if (DerivedState(*job) != state) return Contradiction("state that does not follow from its stages, of job", job_id);
     if (state == v1::JOB_STATE_SUCCEEDED || state == v1::JOB_STATE_CANCELLED) DropSpecs(job.get());
   }
   const auto orphan = std::min_element(restoring_.begin(), restoring_.end(),

@@ -109,6 +109,24 @@ TEST_F(GangAttempt, NoRankStartsBeforeTheFenceIsDurable) {
   EXPECT_EQ(assign.secret().size(), 32u);
 }
 
+// Not for a moment, as when the service is away: every such answer costs the budget.
+TEST_F(GangAttempt, ARefusalOfTheCheckpointServiceEndsTheAttempt) {
+  for (uint64_t fence = 1; fence <= 4; ++fence) {
+    ASSERT_EQ(Stage().fence(), fence);
+    ASSERT_EQ(Stage().attempt_state(), v1::ATTEMPT_STATE_FENCING);
+    service_.Feed(AttemptOpened{
+        Stage().stage_uid(), fence, absl::FailedPreconditionError("stage is registered as other/train"), {}});
+  }
+  for (const uint64_t session : {a_, b_}) {
+    for (const auto& message : service_.TakeSent(session)) EXPECT_FALSE(message.has_assign());
+  }
+  EXPECT_EQ(service_.core().Count().restarts["storage"], 3u);
+  EXPECT_EQ(service_.View(id_).state(), v1::JOB_STATE_FAILED);
+  EXPECT_THAT(service_.View(id_).reason(),
+              HasSubstr("the checkpoint service refused the attempt: stage is registered as other/train"));
+  EXPECT_EQ(service_.core().Count().slots_taken, 0);
+}
+
 TEST_F(GangAttempt, RendezvousLeavesWhenEveryEndpointIsKnown) {
   service_.Open(Stage().stage_uid(), 1);
   service_.TakeSent(a_);
@@ -203,6 +221,20 @@ TEST_F(GangAttempt, TheSurvivorsNoiseIsNotTheCause) {
   service_.Exit(b_, Id(), 1, 69, 0, "peer 0 is gone");
   service_.Exit(a_, Id(), 0, 79, 0, "20 non-finite steps");
   EXPECT_EQ(service_.core().Count().restarts["numeric"], 1u);
+  EXPECT_EQ(service_.core().Count().restarts["peer_lost"], 0u);
+}
+
+// SIGKILL after a Stop is ours, but for a rank whose memory the kernel found used up.
+TEST_F(GangAttempt, ARankOutOfMemoryIsTheCauseThoughItDiedAfterTheStop) {
+  Run();
+  service_.Exit(b_, Id(), 1, 69, 0, "peer 0 is gone");
+  v1::SessionRequest message;
+  message.mutable_result()->set_attempt_id(Id());
+  message.mutable_result()->set_rank(0);
+  message.mutable_result()->set_signal(9);
+  message.mutable_result()->set_failure(v1::FAILURE_CLASS_OUT_OF_MEMORY);
+  service_.Say(a_, message);
+  EXPECT_EQ(service_.core().Count().restarts["out_of_memory"], 1u);
   EXPECT_EQ(service_.core().Count().restarts["peer_lost"], 0u);
 }
 

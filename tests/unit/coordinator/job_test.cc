@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "tests/unit/coordinator/service_harness.h"
 #include "vlm/v1/record.pb.h"
 
@@ -54,6 +56,68 @@ TEST(Job, LimitsOfASubmit) {
   EXPECT_EQ(service.Call(SubmitJob{3, job, "z", "more", ""}, 3).status.code(), absl::StatusCode::kResourceExhausted);
   ASSERT_TRUE(service.Cancel(id).ok());
   service.Submit(job, "more");
+}
+
+TEST(Job, WithoutStagesOrAFolderForItsArtifactsItIsRefused) {
+  CoordinatorOptions options = ServiceHarness::Options();
+  options.default_artifacts.clear();
+  ServiceHarness service(options);
+  spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train")});
+  const Reply homeless = service.Call(SubmitJob{1, job, "y", "1", ""}, 1);
+  EXPECT_EQ(homeless.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(homeless.status.message()), HasSubstr("spec.artifacts is needed"));
+  job.artifacts = "/elsewhere";
+  EXPECT_TRUE(service.Call(SubmitJob{2, job, "y", "2", ""}, 2).status.ok());
+  job.stages.clear();
+  EXPECT_EQ(service.Call(SubmitJob{3, job, "y", "3", ""}, 3).status.code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Job, ResourcesSayOnWhichKindOfDeviceItRuns) {
+  ServiceHarness service;
+  service.Connect(service.Hello("a", 2));
+  spec::Job job = ServiceHarness::Job({ServiceHarness::Gang("train", {}, {1, 2})});
+  job.gpu = 1;
+  const std::string on_gpus = service.Submit(job, "1");
+  EXPECT_EQ(service.StageView(on_gpus, "train").state(), v1::STAGE_STATE_QUEUED);
+  EXPECT_THAT(service.View(on_gpus).reason(), HasSubstr("needs 1 GPUs, workers offer 0"));
+  v1::Hello hello = service.Hello("b");
+  hello.mutable_devices(0)->set_kind(v1::DEVICE_KIND_CUDA);
+  hello.mutable_devices(0)->set_uuid("GPU-1");
+  service.Connect(hello);
+  job.gpu = 0;
+  const std::string on_slots = service.Submit(job, "2");
+  for (const auto& [id, node, world] : {std::tuple(on_gpus, "b", 1), std::tuple(on_slots, "a", 2)}) {
+    const v1::Stage stage = service.StageView(id, "train");
+    ASSERT_EQ(stage.state(), v1::STAGE_STATE_ACTIVE) << stage.reason();
+    EXPECT_EQ(stage.world(), world);
+    for (const v1::RankPlacement& rank : stage.ranks()) EXPECT_EQ(rank.node_id(), node);
+  }
+  EXPECT_EQ(service.core().ListNodes().nodes(0).attempts_size(), 1) << "of two ranks";
+}
+
+TEST(Job, EventsSayWhoAskedAndWhy) {
+  ServiceHarness service;
+  const auto last = [&service](const std::string& kind) {
+    std::string reason = "no such event";
+    for (const v1::Event& event : service.events()) {
+      if (event.kind() == kind) reason = event.reason();
+    }
+    return reason;
+  };
+  uint64_t call = 500;
+  const auto cancel = [&](const std::string& actor, const std::string& note) {
+    CancelJob request{++call, {}, actor};
+    request.request.set_job_id(
+        service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train")}), "request " + std::to_string(call)));
+    request.request.set_note(note);
+    EXPECT_TRUE(service.Call(request, request.call).status.ok());
+    return last("job.cancel");
+  };
+  EXPECT_EQ(cancel("ann", "wrong data"), "by ann: wrong data");
+  EXPECT_EQ(cancel("ann", ""), "by ann");
+  EXPECT_EQ(cancel("", "wrong data"), "wrong data");
+  EXPECT_EQ(cancel("", ""), "");
+  EXPECT_EQ(last("job.submitted"), "by me");
 }
 
 TEST(Job, WaitsWithAReasonAndSaysWhatToDo) {
@@ -152,6 +216,72 @@ TEST(Job, CancelWhilePublishingFinishesPublishing) {
   service.Publish(stage.stage_uid(), stage.fence());
   EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_CANCELLED);
   EXPECT_EQ(service.StageView(id, "train").artifact_digest(), "digest of attempt 1");
+}
+
+TEST(Job, PublishingThatFailsAfterACancelIsNotTriedAgain) {
+  ServiceHarness service;
+  const uint64_t session = service.Connect(service.Hello("a"));
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train")}));
+  service.RunAttempt(id, "train", {session});
+  service.Exit(session, service.AttemptOf(id, "train"), 0, 0);
+  ASSERT_EQ(service.Cancel(id)->state(), v1::JOB_STATE_CANCELLING);
+  service.Publish(service.StageView(id, "train").stage_uid(), 1, absl::DataLossError("the final step is damaged"));
+  EXPECT_EQ(service.View(id).state(), v1::JOB_STATE_CANCELLED);
+  const v1::Stage stage = service.StageView(id, "train");
+  EXPECT_EQ(stage.state(), v1::STAGE_STATE_CANCELLED);
+  EXPECT_EQ(stage.restarts(), 0);
+  EXPECT_THAT(stage.reason(), HasSubstr("cancelled; publishing failed: the final step is damaged"));
+}
+
+// A job of two stages that know nothing of each other: the first fails while the second runs, publishes or waits.
+class RetryBesideAnother : public testing::Test {
+ protected:
+  void Submit(spec::Ranks ranks_of_right) {
+    for (const char* node : {"a", "b"}) sessions_.push_back(service_.Connect(service_.Hello(node)));
+    id_ = service_.Submit(ServiceHarness::Job(
+        {ServiceHarness::Gang("left", {}, {1, 1}), ServiceHarness::Gang("right", {}, ranks_of_right)}));
+    service_.RunAttempt(id_, "left", sessions_);
+  }
+  void End(const std::string& stage, int exit_code) {
+    const std::string node = service_.StageView(id_, stage).ranks(0).node_id();
+    service_.Exit(sessions_[node == "a" ? 0 : 1], service_.AttemptOf(id_, stage), 0, exit_code);
+  }
+  void Publish(const std::string& stage) {
+    service_.Publish(service_.StageView(id_, stage).stage_uid(), service_.StageView(id_, stage).fence());
+  }
+
+  void LeftFailsBesideRight(bool publishing) {
+    Submit({1, 1});
+    service_.RunAttempt(id_, "right", sessions_);
+    if (publishing) End("right", 0);
+    End("left", 64);
+    ASSERT_EQ(service_.StageView(id_, "left").state(), v1::STAGE_STATE_FAILED);
+    EXPECT_EQ(service_.Retry(id_)->state(), v1::JOB_STATE_RUNNING);
+    EXPECT_EQ(service_.StageView(id_, "left").fence(), 3u);
+    EXPECT_EQ(service_.StageView(id_, "right").fence(), 2u) << "as it was";
+    if (!publishing) End("right", 0);
+    Publish("right");
+    service_.RunAttempt(id_, "left", sessions_);
+    End("left", 0);
+    Publish("left");
+    EXPECT_EQ(service_.View(id_).state(), v1::JOB_STATE_SUCCEEDED);
+  }
+
+  ServiceHarness service_;
+  std::vector<uint64_t> sessions_;
+  std::string id_;
+};
+
+TEST_F(RetryBesideAnother, ThatRunsStartsOnlyWhatFailed) { LeftFailsBesideRight(/*publishing=*/false); }
+
+TEST_F(RetryBesideAnother, ThatPublishesStartsOnlyWhatFailed) { LeftFailsBesideRight(/*publishing=*/true); }
+
+TEST_F(RetryBesideAnother, OfAJobOfWhichNothingRunsIsPendingAgain) {
+  Submit({5, 5});
+  End("left", 64);
+  ASSERT_EQ(service_.View(id_).state(), v1::JOB_STATE_RUNNING) << "the other waits for workers";
+  EXPECT_EQ(service_.Retry(id_)->state(), v1::JOB_STATE_PENDING);
+  EXPECT_EQ(service_.View(id_).state(), v1::JOB_STATE_RUNNING);
 }
 
 TEST(Job, AFailedStageFailsItsChildrenAndRetryBringsThemBack) {

@@ -178,6 +178,25 @@ TEST_F(PoolAttempt, AFinishTaskThatFailsEndsTheAttemptWithItsWords) {
   EXPECT_EQ(Stage().fence(), 2u);
 }
 
+// The shards are done; what joins them was lost.
+TEST_F(PoolAttempt, WhenPublishingFailsTheFinishTaskIsDoneAgain) {
+  DoShards(3);
+  ASSERT_TRUE(Commit(3, Lease(0, "a")->leases(0).lease_id()).ok());
+  service_.Exit(a_, Id(), 0, 0);
+  service_.Exit(b_, Id(), 1, 0);
+  ASSERT_EQ(Stage().state(), v1::STAGE_STATE_PUBLISHING);
+  service_.Publish(Stage().stage_uid(), 1, absl::DataLossError("the stage's final step is damaged"));
+  EXPECT_EQ(Stage().fence(), 2u);
+  EXPECT_EQ(Stage().progress().done(), 3u);
+  EXPECT_EQ(service_.rows().at(std::string(kShardFamily)).size(), 3u);
+  service_.RunAttempt(id_, "make", {a_, b_});
+  const v1::RankPlacement rank = Stage().ranks(0);
+  const auto finish = Lease(rank.rank(), rank.node_id());
+  ASSERT_TRUE(finish.ok() && finish->leases_size() == 1) << finish.status();
+  EXPECT_TRUE(finish->leases(0).finish());
+  EXPECT_TRUE(Commit(3, finish->leases(0).lease_id(), 0, rank.node_id()).ok());
+}
+
 TEST_F(PoolAttempt, ALongErrorOfAShardIsCutBetweenCharacters) {
   std::string error = "x";
   while (error.size() < 2 * kMessageBytesMax) error += "\xc3\xa9";

@@ -42,7 +42,7 @@ void ServiceHarness::Settle(const Outputs& outputs) {
       rows_[write.family].erase(write.key);
     }
   }
-  for (const v1::Event& event : outputs.events) event_kinds_.push_back(event.kind());
+  events_.insert(events_.end(), outputs.events.begin(), outputs.events.end());
   for (const Reply& reply : outputs.replies) replies_[reply.call] = reply;
   for (const Effect& effect : outputs.effects) effects_.push_back(effect);
   const absl::Status rules = core_->CheckInvariants();
@@ -53,11 +53,17 @@ void ServiceHarness::Settle(const Outputs& outputs) {
       Feed(NonceWritten{nonce->root, "nonce", "bytes", absl::OkStatus()});
     }
     const auto* send = std::get_if<SendToWorker>(&effect);
-    if (send == nullptr || !send->message.has_check_root()) continue;
+    if (send == nullptr || !send->message.has_check_root() || !answers_root_checks_) continue;
     v1::SessionRequest answer;
     answer.mutable_root_checked()->set_root(send->message.check_root().root());
     Say(send->session, answer);
   }
+}
+
+std::vector<std::string> ServiceHarness::event_kinds() const {
+  std::vector<std::string> kinds;
+  for (const v1::Event& event : events_) kinds.push_back(event.kind());
+  return kinds;
 }
 
 void ServiceHarness::Feed(const Input& input) { Settle(core_->Handle(now(), input)); }

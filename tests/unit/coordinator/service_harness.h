@@ -33,6 +33,9 @@ class ServiceHarness {
   absl::StatusOr<v1::CancelJobResponse> Cancel(const std::string& job_id);
   absl::StatusOr<v1::RetryJobResponse> Retry(const std::string& job_id, const std::string& request_id = "");
 
+  // From now on; they are answered at once unless a test says otherwise.
+  void AnswerRootChecks(bool answer) { answers_root_checks_ = answer; }
+
   // A worker's stream; answers root checks. `hello` may be changed before.
   v1::Hello Hello(const std::string& node, int slots = 1, uint64_t incarnation = 1) const;
   uint64_t Connect(const v1::Hello& hello);
@@ -59,7 +62,8 @@ class ServiceHarness {
   std::vector<Effect> TakeEffects() { return std::exchange(effects_, {}); }
   std::vector<v1::SessionResponse> TakeSent(uint64_t session);
   std::vector<absl::Status> TakeClosed();
-  std::vector<std::string> event_kinds() const { return event_kinds_; }
+  std::vector<std::string> event_kinds() const;
+  const std::vector<v1::Event>& events() const { return events_; }
   const std::map<std::string, std::map<std::string, std::string>>& rows() const { return rows_; }
 
  private:
@@ -72,7 +76,8 @@ class ServiceHarness {
   std::map<std::string, std::map<std::string, std::string>> rows_;
   std::vector<Effect> effects_;
   std::map<uint64_t, Reply> replies_;
-  std::vector<std::string> event_kinds_;
+  std::vector<v1::Event> events_;
+  bool answers_root_checks_ = true;
   uint64_t next_session_ = 1;
   uint64_t next_call_ = 1;
 };

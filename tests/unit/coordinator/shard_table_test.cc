@@ -78,6 +78,43 @@ TEST_F(ShardTableTest, ThreeFailedLeasesPoisonAShard) {
   EXPECT_EQ(Take(&table, 0, 1).size(), 1u);
 }
 
+TEST_F(ShardTableTest, AFailureOfAnotherLeaseIsNotCounted) {
+  ShardTable table(1);
+  const uint64_t old = Take(&table, 0, 1, absl::Seconds(1))[0].lease_id();
+  EXPECT_FALSE(table.Fail(1, old, "of a shard that nobody holds"));
+  table.Expire(absl::Seconds(1));
+  const uint64_t held = Take(&table, 1, 1)[0].lease_id();
+  for (int i = 0; i < 5; ++i) EXPECT_FALSE(table.Fail(0, old, "late"));
+  EXPECT_FALSE(table.poisoned());
+  EXPECT_TRUE(Take(&table, 0, 1).empty()) << "the second holds it";
+  EXPECT_TRUE(CommitOk(&table, 0, held).ok());
+}
+
+TEST_F(ShardTableTest, ALateCommitHealsAPoisonedShard) {
+  ShardTable table(1);
+  const uint64_t first = Take(&table, 0, 1, absl::Seconds(1))[0].lease_id();
+  table.Expire(absl::Seconds(1));
+  for (int i = 0; i < 3; ++i) table.Fail(0, Take(&table, 1, 1)[0].lease_id(), "bad");
+  ASSERT_TRUE(table.poisoned());
+  EXPECT_TRUE(CommitOk(&table, 0, first).ok());
+  EXPECT_FALSE(table.poisoned());
+  EXPECT_EQ(table.done(), 1u);
+}
+
+TEST_F(ShardTableTest, AHeldLeaseIsRenewedOnlyByItsOwnNumberAndWhileItIsOpen) {
+  ShardTable table(2);
+  const auto leases = Take(&table, 0, 2, absl::Seconds(10));
+  table.Hold(0, leases[0].lease_id() + 100, "b", absl::Seconds(60));
+  table.Hold(3, 500, "b", absl::Seconds(60));  // beyond the finish task
+  ASSERT_TRUE(CommitOk(&table, 1, leases[1].lease_id()).ok());
+  table.Hold(1, leases[1].lease_id(), "a", absl::Seconds(60));
+  EXPECT_TRUE(table.leases().contains(0));
+  EXPECT_FALSE(table.leases().contains(1)) << "done";
+  EXPECT_FALSE(table.leases().contains(3));
+  table.Expire(absl::Seconds(10));
+  EXPECT_FALSE(table.leases().contains(0));
+}
+
 TEST_F(ShardTableTest, ALostWorkerGivesItsShardsBackWithoutBlame) {
   ShardTable table(1);
   for (int i = 0; i < 10; ++i) {

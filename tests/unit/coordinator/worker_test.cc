@@ -36,6 +36,10 @@ TEST(Worker, TwoWorkersOfOneHostCannotOfferOneGpu) {
   const std::vector<absl::Status> closed = service.TakeClosed();
   ASSERT_EQ(closed.size(), 1u);
   EXPECT_THAT(Text(closed[0]), HasSubstr("GPU-1 is held by node a"));
+  second.mutable_devices(0)->set_uuid("GPU-2");
+  service.Connect(second);
+  EXPECT_TRUE(service.TakeClosed().empty()) << "each its own";
+  EXPECT_EQ(service.core().ListNodes().nodes_size(), 2);
 }
 
 TEST(Worker, ProtocolsMustMeet) {
@@ -311,6 +315,62 @@ TEST(Worker, OneThatDoesNotSeeTheArtifactsGetsNoRank) {
     service.Beat(session);
   }
   EXPECT_EQ(service.StageView(waiting, "train").state(), v1::STAGE_STATE_ACTIVE) << "asked again, and seen now";
+}
+
+TEST(Worker, OneThatDoesNotAnswerTheRootCheckIsNotWaitedForForEver) {
+  ServiceHarness service;
+  service.AnswerRootChecks(false);
+  const uint64_t session = service.Connect(service.Hello("a"));
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Gang("train", {}, {1, 1})}));
+  EXPECT_THAT(service.View(id).reason(), HasSubstr("have yet to show that they see the artifacts folder"));
+  for (int i = 0; i < 20; ++i) {
+    service.Advance(absl::Seconds(1));
+    service.Beat(session);
+  }
+  EXPECT_THAT(service.View(id).reason(), HasSubstr("a: does not say whether it sees /artifacts"));
+  v1::SessionRequest late;
+  late.mutable_root_checked()->set_root("/artifacts");
+  service.Say(session, late);
+  EXPECT_EQ(service.StageView(id, "train").state(), v1::STAGE_STATE_ACTIVE);
+}
+
+// A pool's rank that hangs is stopped alone; the Stop may be lost with the session.
+TEST(Worker, IsToldAgainToStopARankThatHangs) {
+  ServiceHarness service;
+  const uint64_t a = service.Connect(service.Hello("a")), b = service.Connect(service.Hello("b"));
+  const std::string id = service.Submit(ServiceHarness::Job({ServiceHarness::Pool("make", 3, {1, 2})}));
+  service.RunAttempt(id, "make", {a, b});
+  const std::string attempt = service.AttemptOf(id, "make");
+  v1::RankBeat beat;
+  beat.set_attempt_id(attempt);
+  beat.set_rank(1);
+  beat.set_phase(v1::RANK_PHASE_STEP);
+  service.TakeSent(a);
+  const auto stopped = [&service](uint64_t session) {
+    std::vector<int32_t> ranks;
+    for (const v1::SessionResponse& message : service.TakeSent(session)) {
+      ranks.insert(ranks.end(), message.stop().ranks().begin(), message.stop().ranks().end());
+    }
+    return ranks;
+  };
+  for (uint64_t i = 1; i <= 15; ++i) {
+    beat.set_counter(i);
+    service.Advance(absl::Seconds(1));
+    service.Beat(a);  // without a word of its rank
+    service.Beat(b, {beat});
+  }
+  EXPECT_EQ(stopped(a), std::vector<int32_t>{0});
+  EXPECT_TRUE(stopped(b).empty());
+  v1::Hello hello = service.Hello("a");
+  v1::HeldRank* held = hello.add_held();
+  held->set_attempt_id(attempt);
+  held->set_fence(1);
+  held->set_phase(v1::RANK_PHASE_STEP);
+  const uint64_t again = service.Connect(hello);
+  EXPECT_EQ(stopped(again), std::vector<int32_t>{0});
+  service.Exit(again, attempt, 0, 0, 15);
+  EXPECT_EQ(service.core().Count().restarts["hang"], 1u);
+  EXPECT_EQ(service.StageView(id, "make").fence(), 1u) << "the other rank goes on";
 }
 
 TEST(Worker, CallsOfAnAttemptComeFromItsWorker) {
