@@ -61,6 +61,20 @@ TEST_F(CoreRanksTest, ADeviceThatIsNotOfferedIsAnErrorNotACrash) {
   EXPECT_EQ(core_.Sent(Request::kResult)[0].result().failure(), v1::FAILURE_CLASS_INCOMPATIBLE);
 }
 
+// As when a card was exchanged: the same place, another device.
+TEST_F(CoreRanksTest, ADeviceOfAnotherUuidIsNotTheOneAssigned) {
+  v1::SessionResponse message;
+  message.mutable_assign()->set_attempt_id("aa/5");
+  message.mutable_assign()->set_fence(5);
+  message.mutable_assign()->set_world(1);
+  *message.mutable_assign()->add_ranks()->mutable_device() = CoreHarness::Slot(0);
+  message.mutable_assign()->mutable_ranks(0)->mutable_device()->set_uuid("GPU-9");
+  core_.Coordinator(message);
+  EXPECT_TRUE(core_.All<SpawnRank>().empty());
+  ASSERT_EQ(core_.Sent(Request::kResult).size(), 1u);
+  EXPECT_EQ(core_.Sent(Request::kResult)[0].result().failure(), v1::FAILURE_CLASS_INCOMPATIBLE);
+}
+
 TEST_F(CoreRanksTest, ANewFenceKillsTheOldAttemptAndWaitsForItsSlot) {
   core_.RunRank(0, 0, 5);
   core_.Clear();

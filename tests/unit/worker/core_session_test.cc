@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <set>
 
 #include "tests/unit/worker/core_harness.h"
 
@@ -261,6 +262,26 @@ TEST(CoreSessionTest, ResultsOfEarlierIncarnationsAreReportedInHello) {
   core.Welcome();
   core.AcknowledgeResult(2, 4);
   EXPECT_EQ(core.All<RemoveResult>().size(), 1u);
+}
+
+TEST(CoreSessionTest, ResultsThatFindNoRoomInHelloFollowIt) {
+  WorkerOptions options = CoreHarness::Options();
+  for (int rank = 0; rank < 40; ++rank) {
+    v1::RankResult& old = options.stored_results.emplace_back();
+    old.set_attempt_id("aa/4");
+    old.set_fence(4);
+    old.set_rank(rank);
+  }
+  CoreHarness core(options);
+  core.Connect();
+  std::set<int> reported;
+  const Request hello = core.Sent(Request::kHello)[0];
+  for (const v1::RankResult& result : hello.hello().unacknowledged()) reported.insert(result.rank());
+  EXPECT_LT(reported.size(), 40u);
+  core.Welcome();
+  core.Advance(absl::Seconds(5));
+  for (const Request& message : core.Sent(Request::kResult)) reported.insert(message.result().rank());
+  EXPECT_EQ(reported.size(), 40u);
 }
 
 TEST(CoreSessionTest, RootChecksAreAnsweredEvenWhenTheSessionBreaksMeanwhile) {
