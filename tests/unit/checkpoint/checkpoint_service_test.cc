@@ -250,20 +250,18 @@ TEST(CheckpointService, ASaveWithoutSpaceWaitsForTheRemovalsBeforeIt) {
   options.allowed_roots = {"/data"};
   options.new_catalog_uuid = std::string(16, 'u');
   options.on_store_failure = [](const absl::Status& status) { FAIL() << status; };
-  std::unique_ptr<Executor> actor = NewThreadExecutor("actor"), work = NewThreadExecutor("disk"),
-                            remover = NewThreadExecutor("remover");
+  StoppableExecutor actor("actor"), work("disk"), remover("remover"), network("network");
   auto service = CheckpointService::Create(options, {.store = &store,
                                                      .files = &disk,
                                                      .clock = RealClock(),
-                                                     .actor = actor.get(),
-                                                     .disk = work.get(),
-                                                     .verifier = work.get(),
-                                                     .remover = remover.get()});
+                                                     .actor = &actor,
+                                                     .disk = &work,
+                                                     .verifier = &work,
+                                                     .remover = &remover});
   ASSERT_TRUE(service.ok()) << service.status();
   rpc::ServiceRegistry registry;
   (*service)->Register(&registry);
-  std::unique_ptr<Executor> network = NewThreadExecutor("network");
-  rpc::MemoryTransport transport(network.get());
+  rpc::MemoryTransport transport(&network);
   transport.Serve(std::move(registry));
   const std::unique_ptr<rpc::Channel> channel = transport.Connect();
   const CheckpointClient client(channel.get(), {.deadline = absl::Seconds(60)});
@@ -292,16 +290,13 @@ TEST(CheckpointService, ASaveWithoutSpaceWaitsForTheRemovalsBeforeIt) {
                 [&](const absl::StatusOr<std::string>& bytes) { begun.set_value(bytes.status()); });
   while (looks == looks_before) sched_yield();
   std::promise<void> tried;
-  work->Post([&] { tried.set_value(); });  // behind the first try to make the folder
+  work.Post([&] { tried.set_value(); });  // behind the first try to make the folder
   tried.get_future().wait();
   unlink.Open();
   const absl::Status made = begun.get_future().get();
   EXPECT_TRUE(made.ok()) << made;
   transport.Stop();
-  network.reset();
-  remover.reset();
-  work.reset();
-  actor.reset();
+  for (StoppableExecutor* executor : {&network, &remover, &work, &actor}) executor->Stop();
 }
 
 TEST(CheckpointService, AFailedStoreEndsTheServiceAndNothingIsAnswered) {

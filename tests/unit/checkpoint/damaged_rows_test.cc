@@ -4,6 +4,8 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "checkpoint/core/catalog_keys.h"
 #include "checkpoint/core/checkpoint_core.h"
@@ -124,6 +126,55 @@ TEST(DamagedRows, WhatNoRequestCouldHaveMadeIsDataLoss) {
     const absl::StatusOr<Outputs> started = rows.Start();
     EXPECT_EQ(started.status().code(), absl::StatusCode::kDataLoss) << one.what << ": " << started.status();
     EXPECT_THAT(std::string(started.status().message()), HasSubstr("catalog")) << one.what;
+  }
+}
+
+TEST(DamagedRows, KeysThatNoProgramWritesAreDataLoss) {
+  const StepKey step{kUid, 5, 1};
+  const std::string step_key = EncodeStepKey(step), part_key = EncodePartKey(step, 1);
+  const std::string hold_key = EncodeHoldKey(step, {HoldKind::kResume, 1});
+  std::string unknown_hold = hold_key;
+  unknown_hold[step_key.size()] = 3;
+  const std::pair<std::string_view, std::string> rows[] = {
+      {kStepFamily, step_key.substr(1)}, {kStepFamily, part_key},           {kPartFamily, step_key},
+      {kPartFamily, part_key + "x"},     {kHoldFamily, hold_key.substr(1)}, {kHoldFamily, hold_key + "x"},
+      {kHoldFamily, unknown_hold},       {kArtifactFamily, kUid},
+  };
+  for (const auto& [family, key] : rows) {
+    CheckpointCore core;
+    const absl::Status added = core.AddRow(family, key, "");
+    EXPECT_EQ(added.code(), absl::StatusCode::kDataLoss) << family << ", " << key.size() << " bytes: " << added;
+    EXPECT_THAT(std::string(added.message()), HasSubstr("catalog"));
+  }
+  CheckpointCore core;
+  EXPECT_EQ(core.AddRow("unknown", kUid, "").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(core.AddRow(kStepFamily, step_key, "\xff\xff").code(), absl::StatusCode::kDataLoss) << "does not parse";
+}
+
+// A stage of one step that has a hold, and no row of its own.
+TEST(DamagedRows, AHoldAloneIsDataLoss) {
+  CheckpointCore core;
+  ASSERT_TRUE(core.AddRow(kHoldFamily, EncodeHoldKey({kUid, 5, 1}, {HoldKind::kResume, 1}), "").ok());
+  EXPECT_EQ(core.Start(absl::FromUnixSeconds(1'000'000)).status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(CatalogKeys, SortAsTheirNumbersAndComeBack) {
+  std::string before;
+  for (const uint64_t number : {uint64_t{1}, uint64_t{255}, uint64_t{256}, uint64_t{65'536}, uint64_t{1} << 40}) {
+    const StepKey step{kUid, number, number + 7};
+    EXPECT_LT(before, EncodeStepKey(step));
+    before = EncodeStepKey(step);
+    EXPECT_EQ(*DecodeStepKey(before), step);
+    const absl::StatusOr<PartKey> part = DecodePartKey(EncodePartKey(step, 65'535));
+    ASSERT_TRUE(part.ok());
+    EXPECT_EQ(part->step, step);
+    EXPECT_EQ(part->rank, 65'535u);
+    for (const Hold& hold : {Hold{HoldKind::kResume, number}, Hold{HoldKind::kOutput, 0}}) {
+      const absl::StatusOr<HoldKey> decoded = DecodeHoldKey(EncodeHoldKey(step, hold));
+      ASSERT_TRUE(decoded.ok());
+      EXPECT_EQ(decoded->step, step);
+      EXPECT_EQ(decoded->hold, hold);
+    }
   }
 }
 

@@ -14,6 +14,7 @@
 #include "base/executor.h"
 #include "base/file_system.h"
 #include "base/simulated_file_system.h"
+#include "base/stoppable_executor.h"
 #include "checkpoint/client/checkpoint_client.h"
 #include "checkpoint/service/checkpoint_service.h"
 #include "rpc/memory_transport.h"
@@ -47,11 +48,11 @@ class ServiceFixture : public ::testing::Test {
 
   absl::Status TryStartService() {
     VLM_ASSIGN_OR_RETURN(store_, store::OpenRocksDbMetaStore({database_, CatalogFamilies()}));
-    actor_ = NewThreadExecutor("catalog");
-    disk_ = NewThreadExecutor("disk");
-    verifier_ = NewThreadExecutor("verifier");
-    auditor_ = NewThreadExecutor("auditor");
-    remover_ = NewThreadExecutor("remover");
+    actor_ = std::make_unique<StoppableExecutor>("catalog");
+    disk_ = std::make_unique<StoppableExecutor>("disk");
+    verifier_ = std::make_unique<StoppableExecutor>("verifier");
+    auditor_ = std::make_unique<StoppableExecutor>("auditor");
+    remover_ = std::make_unique<StoppableExecutor>("remover");
     CheckpointServiceOptions options;
     options.allowed_roots = {folder_ + "/artifacts"};
     options.new_catalog_uuid = "catalog-uuid-16b";
@@ -71,11 +72,10 @@ class ServiceFixture : public ::testing::Test {
   }
   void StopService() {
     transport_->Stop();
-    auditor_.reset();
-    verifier_.reset();
-    disk_.reset();
-    remover_.reset();
-    actor_.reset();
+    for (const auto* executor : {&auditor_, &verifier_, &disk_, &remover_, &actor_}) {
+      if (*executor != nullptr) (*executor)->Stop();  // all before the first is gone: they post to each other
+    }
+    for (auto* executor : {&auditor_, &verifier_, &disk_, &remover_, &actor_}) executor->reset();
     service_.reset();
     store_.reset();
   }
@@ -111,7 +111,7 @@ class ServiceFixture : public ::testing::Test {
   std::unique_ptr<rpc::Channel> channel_;
   std::unique_ptr<CheckpointClient> client_;
   std::unique_ptr<store::MetaStore> store_;
-  std::unique_ptr<Executor> actor_, disk_, verifier_, auditor_, remover_;
+  std::unique_ptr<StoppableExecutor> actor_, disk_, verifier_, auditor_, remover_;
   std::unique_ptr<CheckpointService> service_;
 };
 
