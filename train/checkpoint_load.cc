@@ -43,22 +43,24 @@ class BatchedReads {
  public:
   BatchedReads(TensorSource* source, bool shared) : source_(source), shared_(shared) {}
 
-  // Fills `value`, contiguous on the CPU, from `offset` of the tensor on; `done` then takes it out of the batch's
-  // memory. An empty `done`: `value` is where it belongs.
-  absl::Status Add(const std::string& name, uint64_t offset, at::Tensor value, std::function<absl::Status()> done) {
-    requests_.push_back({name, offset, {static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes()}});
-    if (done) {
-      bytes_ += value.nbytes();
-      done_.push_back(std::move(done));
-    }
-    values_.push_back(std::move(value));
+  // Fills `place`, contiguous on the CPU, from `offset` of the tensor on; then calls `done`, which may be empty.
+  void AddInPlace(const std::string& name, uint64_t offset, at::Tensor place, std::function<void()> done) {
+    requests_.push_back({name, offset, {static_cast<std::byte*>(place.mutable_data_ptr()), place.nbytes()}});
+    if (done) done_.push_back(std::move(done));
+    values_.push_back(std::move(place));
+  }
+
+  // The same for a value that `done` takes elsewhere: such memory is bounded.
+  absl::Status Add(const std::string& name, uint64_t offset, at::Tensor value, std::function<void()> done) {
+    bytes_ += value.nbytes();
+    AddInPlace(name, offset, std::move(value), std::move(done));
     return bytes_ < kBatchBytesMax ? absl::OkStatus() : Finish();
   }
 
   // Of what was added since the last time.
   absl::Status Finish() {
     VLM_RETURN_IF_ERROR(source_->ReadAll(requests_, shared_));
-    for (const std::function<absl::Status()>& done : done_) VLM_RETURN_IF_ERROR(done());
+    for (const std::function<void()>& done : done_) done();
     requests_.clear();
     done_.clear();
     values_.clear();
@@ -70,7 +72,7 @@ class BatchedReads {
   TensorSource* const source_;
   const bool shared_;
   std::vector<TensorSource::Request> requests_;
-  std::vector<std::function<absl::Status()>> done_;
+  std::vector<std::function<void()>> done_;
   std::vector<at::Tensor> values_;
   uint64_t bytes_ = 0;
 };
@@ -82,8 +84,17 @@ absl::Status AddWeight(const TensorSource::Info& info, model::ParamId param, Par
     return absl::InvalidArgumentError(absl::StrCat(
         "tensor type cannot be loaded as a weight (F32, BF16 or F16 can): ", info.name, " is ", info.dtype));
   }
-  const at::Tensor value = at::empty(info.shape, at::TensorOptions().dtype(*type));
-  return reads->Add(info.name, 0, value, [param, store, value] { return store->WriteParameter(param, value); });
+  VLM_ASSIGN_OR_RETURN(const ParameterStore::OwnedPart part, store->PartToLoad(param));
+  const auto offset = static_cast<uint64_t>(part.begin) * c10::elementSize(*type);
+  if (part.memory.is_cpu() && part.memory.scalar_type() == *type) {
+    reads->AddInPlace(info.name, offset, part.memory, [param, store, part] { store->PartLoaded(param, part); });
+    return absl::OkStatus();
+  }
+  const at::Tensor value = at::empty({part.end - part.begin}, at::TensorOptions().dtype(*type));
+  return reads->Add(info.name, offset, value, [param, store, part, value] {
+    part.memory.copy_(value);
+    store->PartLoaded(param, part);
+  });
 }
 
 // A tensor of the optimizer's files: which range of which parameter's state it holds.
@@ -170,12 +181,12 @@ absl::Status AddPiece(const StatePiece& piece, int64_t offset, ParameterStore* s
   if (begin >= end) return absl::OkStatus();
   const uint64_t from = static_cast<uint64_t>(begin - offset - piece.begin) * sizeof(float);
   const at::Tensor place = store->StateShard(bucket, piece.kind).narrow(0, begin - shard.begin, end - begin);
-  if (place.is_cpu()) return reads->Add(piece.info.name, from, place, nullptr);
-  const at::Tensor values = at::empty({end - begin}, at::kFloat);
-  return reads->Add(piece.info.name, from, values, [place, values] {
-    place.copy_(values);
+  if (place.is_cpu()) {
+    reads->AddInPlace(piece.info.name, from, place, nullptr);
     return absl::OkStatus();
-  });
+  }
+  const at::Tensor values = at::empty({end - begin}, at::kFloat);
+  return reads->Add(piece.info.name, from, values, [place, values] { place.copy_(values); });
 }
 
 absl::Status LoadOptimizerState(TensorSource* optimizer, ParameterStore* store) {
@@ -250,7 +261,7 @@ absl::Status TensorSource::ReadAll(const std::vector<Request>& requests, bool /*
 absl::Status LoadWeights(const WeightMapping& mapping, TensorSource* weights, ParameterStore* store) {
   at::NoGradGuard no_grad;
   std::set<model::ParamId> loaded;
-  BatchedReads reads(weights, /*shared=*/store->world() > 1);
+  BatchedReads reads(weights, /*shared=*/store->world() > 1 && store->options().zero == ZeroLevel::kZero0);
   for (const TensorSource::Info& info : weights->List()) {
     const std::string name = mapping.rename ? mapping.rename(info.name) : info.name;
     if (name.empty()) continue;

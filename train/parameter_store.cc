@@ -310,6 +310,31 @@ absl::Status ParameterStore::WriteParameter(ParamId param, const at::Tensor& val
   return absl::OkStatus();
 }
 
+absl::StatusOr<ParameterStore::OwnedPart> ParameterStore::PartToLoad(ParamId param) {
+  const auto [bucket, offset] = location_[param];
+  const BucketState& state = state_[bucket];
+  if (state.acquisitions > 0) {
+    return absl::FailedPreconditionError(absl::StrCat("parameter loaded while its bucket is acquired: ",
+                                                      graph_->params[param].name, ", bucket ", buckets_[bucket].name));
+  }
+  const int64_t numel = NumElements(graph_->params[param].shape);
+  const int64_t begin = std::clamp<int64_t>(state.begin - offset, 0, numel);
+  const int64_t end = std::clamp<int64_t>(state.end - offset, 0, numel);
+  const int64_t place = begin < end ? offset + begin - state.begin : 0;
+  return OwnedPart{begin, end, OwnedParameters(bucket).narrow(0, place, end - begin)};
+}
+
+void ParameterStore::PartLoaded(ParamId param, const OwnedPart& part) {
+  at::NoGradGuard no_grad;
+  const auto [bucket, offset] = location_[param];
+  BucketState& state = state_[bucket];
+  if (Optimized(bucket) && has_separate_master() && part.begin < part.end) {
+    state.master.narrow(0, offset + part.begin - state.begin, part.end - part.begin).copy_(part.memory);
+  }
+  state.stale = shards_state() && world() > 1;
+  torch::autograd::impl::bump_version(state.parameters);
+}
+
 absl::StatusOr<at::Tensor> ParameterStore::ReadParameter(ParamId param) const {
   at::NoGradGuard no_grad;
   const auto [bucket, offset] = location_[param];

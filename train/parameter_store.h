@@ -89,6 +89,17 @@ class ParameterStore {
   // the right number of elements; parameters and, where kept, this rank's masters are set, the version bumped.
   // FAILED_PRECONDITION while acquired, INVALID_ARGUMENT on a wrong size.
   absl::Status WriteParameter(model::ParamId param, const at::Tensor& value);
+  // Loading where each rank fills what it owns, so that nothing is read twice: from zero 1 on its shard of the bucket,
+  // else all of it. Elements [begin, end) of the parameter, none of them perhaps, and their memory: 1-d, compute type.
+  struct OwnedPart {
+    int64_t begin = 0, end = 0;
+    at::Tensor memory;
+  };
+  // FAILED_PRECONDITION while acquired.
+  absl::StatusOr<OwnedPart> PartToLoad(model::ParamId param);
+  // After every rank filled its part, or has none: sets this rank's masters, bumps the version, marks other shards
+  // stale, so that the next Acquire gathers them.
+  void PartLoaded(model::ParamId param, const OwnedPart& part);
   // A copy in the compute type, logical shape. FAILED_PRECONDITION when stale or not held: Acquire its bucket first.
   absl::StatusOr<at::Tensor> ReadParameter(model::ParamId param) const;
   // One fp32 buffer of a bucket, whole, on every rank, from whoever owns the parts; to be read before the next step.

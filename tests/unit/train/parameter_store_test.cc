@@ -138,6 +138,53 @@ TEST(ShardedParametersTest, AreThereWhileAcquired) {
   });
 }
 
+// Frozen buckets too; from zero 1 on no element is filled by two ranks.
+TEST(PartsToLoadTest, TogetherAreTheWholeOnEveryRank) {
+  for (const ZeroLevel zero : {ZeroLevel::kZero0, ZeroLevel::kZero1, ZeroLevel::kZero2, ZeroLevel::kZero3}) {
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+      RunRanks(3, [&](Collective* collective) {
+        GangOptions options;
+        options.zero = zero;
+        options.compute = compute;
+        options.trainable = {"language_model.*"};
+        ToyRank rank(options, collective);
+        ParameterStore* const store = rank.store();
+        const auto value = [&](model::ParamId param) {
+          const std::vector<int64_t>& shape = rank.graph().params[static_cast<size_t>(param)].shape;
+          return (at::arange(NumElements(shape)).remainder(100) + param).reshape(shape).to(compute);
+        };
+        for (size_t i = 0; i < rank.graph().params.size(); ++i) {
+          const auto param = static_cast<model::ParamId>(i);
+          const ParameterStore::OwnedPart part = store->PartToLoad(param).value();
+          const at::Tensor flat = value(param).flatten();
+          at::Tensor filled = at::zeros({flat.numel()});
+          filled.narrow(0, part.begin, part.end - part.begin).fill_(1);
+          EXPECT_EQ(part.memory.numel(), part.end - part.begin);
+          at::Tensor all = at::empty({flat.numel() * 3});
+          ASSERT_TRUE(collective->AllGather(filled, all, "filled").ok());
+          const at::Tensor times = all.reshape({3, -1}).sum(0);
+          EXPECT_TRUE((times == (zero == ZeroLevel::kZero0 ? 3 : 1)).all().item<bool>());
+          part.memory.copy_(flat.narrow(0, part.begin, part.end - part.begin));
+          store->PartLoaded(param, part);
+        }
+        for (size_t i = 0; i < rank.graph().params.size(); ++i) {
+          const auto param = static_cast<model::ParamId>(i);
+          const BucketId bucket = store->BucketOf(param);
+          ASSERT_TRUE(store->Acquire(bucket).Wait().ok());
+          EXPECT_TRUE(EqualBits(store->ReadParameter(param).value(), value(param)));
+          EXPECT_EQ(store->PartToLoad(param).status().code(), absl::StatusCode::kFailedPrecondition);
+          store->Release(bucket);
+          if (!store->Optimized(bucket)) continue;
+          ASSERT_TRUE(store->Updated(bucket).ok());  // the masters are what was loaded
+          ASSERT_TRUE(store->Acquire(bucket).Wait().ok());
+          EXPECT_TRUE(EqualBits(store->ReadParameter(param).value(), value(param)));
+          store->Release(bucket);
+        }
+      });
+    }
+  }
+}
+
 struct Formula {
   int64_t parameters, gathered, gradients, master, moments;
   int64_t reduced, gathered_parameters, gathered_gradients, gathered_state, scratch;
