@@ -23,8 +23,8 @@
 namespace vlm::store {
 namespace {
 
-constexpr uint64_t kLogBytesMax = 16 << 20;     // replayed on open: bounds the restart
-constexpr size_t kWriteBufferBytes = 8 << 20;   // per family
+constexpr uint64_t kLogBytesMax = 16 << 20;    // replayed on open: bounds the restart
+constexpr size_t kWriteBufferBytes = 8 << 20;  // per family
 
 rocksdb::Slice SliceOf(std::string_view bytes) { return rocksdb::Slice(bytes.data(), bytes.size()); }
 std::string_view ViewOf(const rocksdb::Slice& slice) { return std::string_view(slice.data(), slice.size()); }
