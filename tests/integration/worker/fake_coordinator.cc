@@ -10,6 +10,14 @@
 #include "vlm/v1/data.pb.h"
 
 namespace vlm::worker {
+namespace {
+
+void Acknowledge(const v1::RankResult& result, v1::SessionResponse* answer) {
+  answer->mutable_result()->set_attempt_id(result.attempt_id());
+  answer->mutable_result()->set_rank(result.rank());
+}
+
+}  // namespace
 
 class FakeCoordinator::SessionReceiver final : public rpc::StreamReceiver {
  public:
@@ -166,38 +174,37 @@ rpc::ServiceRegistry FakeCoordinator::Registry() {
 }
 
 void FakeCoordinator::OnSession(const std::shared_ptr<rpc::Stream>& stream, const v1::SessionRequest& message) {
+  // The answer leaves before a test can see the request: nothing that the test sends then overtakes a Welcome.
+  MutexLock lock(&mutex_);
+  handled_ = message.sequence();
+  requests_.push_back(message);
+  changed_.NotifyAll();
+  if (message.has_hello()) return AnswerHello(stream, message.hello());
   v1::SessionResponse answer;
-  absl::Status refusal;
-  {
-    MutexLock lock(&mutex_);
-    handled_ = message.sequence();
-    requests_.push_back(message);
-    if (message.has_hello()) refusal = refusal_;
-    if (!refusal.ok()) {
-      changed_.NotifyAll();
-    } else if (message.has_hello()) {
-      answer.mutable_welcome()->set_telemetry_credit_bytes(256 << 10);
-      for (const auto& [attempt_id, fence] : allowed_) {
-        v1::AllowedAttempt* allowed = answer.mutable_welcome()->add_allowed();
-        allowed->set_attempt_id(attempt_id);
-        allowed->set_fence(fence);
-      }
-    } else if (message.has_beat()) {
-      answer.mutable_beat();
-    } else if (message.has_result() && acknowledge_results_) {
-      answer.mutable_result()->set_attempt_id(message.result().attempt_id());
-      answer.mutable_result()->set_rank(message.result().rank());
-    }
-    changed_.NotifyAll();
+  if (message.has_beat()) {
+    answer.mutable_beat();
+  } else if (message.has_result() && acknowledge_results_) {
+    Acknowledge(message.result(), &answer);
+  } else {
+    return;
   }
-  if (!refusal.ok()) return stream->Close(refusal);
-  if (answer.kind_case() != v1::SessionResponse::KIND_NOT_SET) SendOn(stream, answer);
-  if (!message.has_hello()) return;
-  for (const v1::RankResult& result : message.hello().unacknowledged()) {
+  SendLocked(stream, std::move(answer));
+}
+
+void FakeCoordinator::AnswerHello(const std::shared_ptr<rpc::Stream>& stream, const v1::Hello& hello) {
+  if (!refusal_.ok()) return stream->Close(refusal_);
+  v1::SessionResponse welcome;
+  welcome.mutable_welcome()->set_telemetry_credit_bytes(256 << 10);
+  for (const auto& [attempt_id, fence] : allowed_) {
+    v1::AllowedAttempt* allowed = welcome.mutable_welcome()->add_allowed();
+    allowed->set_attempt_id(attempt_id);
+    allowed->set_fence(fence);
+  }
+  SendLocked(stream, std::move(welcome));
+  for (const v1::RankResult& result : hello.unacknowledged()) {
     v1::SessionResponse accepted;
-    accepted.mutable_result()->set_attempt_id(result.attempt_id());
-    accepted.mutable_result()->set_rank(result.rank());
-    SendOn(stream, accepted);
+    Acknowledge(result, &accepted);
+    SendLocked(stream, std::move(accepted));
   }
 }
 
@@ -228,8 +235,7 @@ void FakeCoordinator::OnTelemetry(const std::shared_ptr<rpc::Stream>& stream, co
   stream->Send(answer.SerializeAsString());
 }
 
-void FakeCoordinator::SendOn(const std::shared_ptr<rpc::Stream>& stream, v1::SessionResponse message) {
-  MutexLock lock(&mutex_);
+void FakeCoordinator::SendLocked(const std::shared_ptr<rpc::Stream>& stream, v1::SessionResponse message) {
   message.set_sequence(++sequence_);
   message.set_acknowledged(handled_);
   message.set_coordinator_epoch(epoch_);
@@ -237,13 +243,9 @@ void FakeCoordinator::SendOn(const std::shared_ptr<rpc::Stream>& stream, v1::Ses
 }
 
 void FakeCoordinator::Send(v1::SessionResponse message) {
-  std::shared_ptr<rpc::Stream> stream;
-  {
-    MutexLock lock(&mutex_);
-    stream = session_;
-  }
-  ASSERT_NE(stream, nullptr);
-  SendOn(stream, std::move(message));
+  MutexLock lock(&mutex_);
+  ASSERT_NE(session_, nullptr);
+  SendLocked(session_, std::move(message));
 }
 
 void FakeCoordinator::Assign(uint64_t fence, const std::vector<std::string>& scripts_by_rank) {

@@ -61,7 +61,10 @@ class FakeCoordinator {
   void AddCheckpointCall(const std::string& name, rpc::ServiceRegistry* registry);
   void OnSession(const std::shared_ptr<rpc::Stream>& stream, const v1::SessionRequest& message);
   void OnTelemetry(const std::shared_ptr<rpc::Stream>& stream, const v1::ShipTelemetryRequest& request, size_t bytes);
-  void SendOn(const std::shared_ptr<rpc::Stream>& stream, v1::SessionResponse message);
+  void AnswerHello(const std::shared_ptr<rpc::Stream>& stream, const v1::Hello& hello)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendLocked(const std::shared_ptr<rpc::Stream>& stream, v1::SessionResponse message)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Wait(const std::function<bool()>& predicate);
 
   const std::string token_;
