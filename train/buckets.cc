@@ -132,7 +132,7 @@ std::vector<BucketSpec> PlanBuckets(const Graph& graph, const std::vector<bool>&
 SlotPlan PlanSlots(const std::vector<BucketSpec>& buckets) {
   std::vector<BucketId> order;
   for (BucketId id = 0; id < static_cast<BucketId>(buckets.size()); ++id) {
-    if (buckets[id].trainable && buckets[id].reached) order.push_back(id);
+    if (buckets[id].optimized()) order.push_back(id);
   }
   // Backward opens a bucket at its last user and closes it after its first.
   std::stable_sort(order.begin(), order.end(),
@@ -163,7 +163,7 @@ SlotPlan PlanSlots(const std::vector<BucketSpec>& buckets) {
 SlotPlan OwnSlots(const std::vector<BucketSpec>& buckets) {
   SlotPlan plan{std::vector<int>(buckets.size(), -1), {}};
   for (size_t id = 0; id < buckets.size(); ++id) {
-    if (!buckets[id].trainable || !buckets[id].reached) continue;
+    if (!buckets[id].optimized()) continue;
     plan.slot_of_bucket[id] = static_cast<int>(plan.slot_numel.size());
     plan.slot_numel.push_back(buckets[id].numel);
   }

@@ -40,6 +40,9 @@ struct BucketSpec {
   std::vector<model::NodeId> users;  // ascending; more than one: tied or coalesced
   int64_t used = 0;                  // elements up to the end of the last range
   int64_t numel = 0;                 // used, padded to a multiple of kBlockElements * world
+
+  // Has gradients and optimizer state.
+  bool optimized() const { return trainable && reached; }
 };
 
 // `trainable` has one entry per parameter of the graph. A parameter used by several nodes (tied) lies in one

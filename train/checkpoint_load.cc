@@ -87,14 +87,12 @@ absl::Status AddWeight(const TensorSource::Info& info, model::ParamId param, Par
   VLM_ASSIGN_OR_RETURN(const ParameterStore::OwnedPart part, store->PartToLoad(param));
   const auto offset = static_cast<uint64_t>(part.begin) * c10::elementSize(*type);
   if (part.memory.is_cpu() && part.memory.scalar_type() == *type) {
-    reads->AddInPlace(info.name, offset, part.memory, [param, store, part] { store->PartLoaded(param, part); });
+    reads->AddInPlace(info.name, offset, part.memory,
+                      [param, store, part] { store->PartLoaded(param, part, part.memory); });
     return absl::OkStatus();
   }
   const at::Tensor value = at::empty({part.end - part.begin}, at::TensorOptions().dtype(*type));
-  return reads->Add(info.name, offset, value, [param, store, part, value] {
-    part.memory.copy_(value);
-    store->PartLoaded(param, part);
-  });
+  return reads->Add(info.name, offset, value, [param, store, part, value] { store->PartLoaded(param, part, value); });
 }
 
 // A tensor of the optimizer's files: which range of which parameter's state it holds.
@@ -261,7 +259,7 @@ absl::Status TensorSource::ReadAll(const std::vector<Request>& requests, bool /*
 absl::Status LoadWeights(const WeightMapping& mapping, TensorSource* weights, ParameterStore* store) {
   at::NoGradGuard no_grad;
   std::set<model::ParamId> loaded;
-  BatchedReads reads(weights, /*shared=*/store->world() > 1 && store->options().zero == ZeroLevel::kZero0);
+  BatchedReads reads(weights, /*shared=*/store->world() > 1 && !ShardsState(store->options().zero));
   for (const TensorSource::Info& info : weights->List()) {
     const std::string name = mapping.rename ? mapping.rename(info.name) : info.name;
     if (name.empty()) continue;

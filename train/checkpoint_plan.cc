@@ -38,15 +38,13 @@ class Packer {
   std::vector<PlannedFile> files_;
 };
 
-bool Optimized(const BucketSpec& bucket) { return bucket.trainable && bucket.reached; }
-
 std::vector<PlannedFile> PlanWeights(const StateLayout& layout, const StateOptions& options, model::WeightsFile which,
                                      const std::string& stem) {
   Packer packer(options.file_bytes_max);
   const std::vector<model::ParamSpec>& params = layout.graph.params;
   std::vector<bool> optimized(params.size(), false);
   for (const BucketSpec& bucket : layout.buckets) {
-    for (const ParamRange& range : bucket.ranges) optimized[static_cast<size_t>(range.param)] = Optimized(bucket);
+    for (const ParamRange& range : bucket.ranges) optimized[static_cast<size_t>(range.param)] = bucket.optimized();
   }
   for (size_t i = 0; i < params.size(); ++i) {
     if (options.file_of(params[i].name) != which) continue;
@@ -82,7 +80,7 @@ PlannedTensor StateRange(Kind kind, const char* prefix, const model::ParamSpec& 
 // Ranges of one parameter, cut where a file is full, at multiples of kBlockElements.
 void PackOptimizerState(const StateLayout& layout, const ParamRange& whole, Packer* packer) {
   const model::ParamSpec& spec = layout.graph.params[whole.param];
-  const bool has_master = layout.compute != at::kFloat;
+  const bool has_master = HasSeparateMaster(layout.compute);
   const int64_t element_bytes = has_master ? 12 : 8;
   for (int64_t begin = whole.begin; begin < whole.end;) {
     int64_t count = packer->room() / element_bytes / kBlockElements * kBlockElements;
@@ -103,7 +101,7 @@ void PackOptimizerState(const StateLayout& layout, const ParamRange& whole, Pack
 std::vector<PlannedFile> PlanOptimizer(const StateLayout& layout, const StateOptions& options) {
   Packer packer(options.file_bytes_max);
   for (const BucketSpec& bucket : layout.buckets) {
-    if (!Optimized(bucket)) continue;
+    if (!bucket.optimized()) continue;
     for (const ParamRange& range : bucket.ranges) PackOptimizerState(layout, range, &packer);
   }
   return std::move(packer).Name("optimizer", true);

@@ -160,11 +160,11 @@ ResidentBytes EstimateMemory(const model::Graph& graph, const std::vector<Bucket
   ResidentBytes bytes;
   for (const BucketSpec& bucket : buckets) {
     bytes.parameters += element_bytes * bucket.numel / (sharded ? rank.world : 1);
-    if (!bucket.trainable || !bucket.reached) continue;
+    if (!bucket.optimized()) continue;
     const int64_t owned = bucket.numel / (shards_state ? rank.world : 1);
     bytes.gradients += owned * int64_t{sizeof(float)};
     bytes.moments += 2 * owned * int64_t{sizeof(float)};
-    if (rank.store.compute != at::kFloat) bytes.master += owned * int64_t{sizeof(float)};
+    if (HasSeparateMaster(rank.store.compute)) bytes.master += owned * int64_t{sizeof(float)};
     if (owned < bucket.numel) bytes.scratch = std::max(bytes.scratch, bucket.numel * int64_t{sizeof(float)});
   }
   const SlotPlan slots = SlotsOf(rank.store.zero, buckets);

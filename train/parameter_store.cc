@@ -283,30 +283,19 @@ void ParameterStore::ClearGradients() {
 absl::Status ParameterStore::WriteParameter(ParamId param, const at::Tensor& value) {
   at::NoGradGuard no_grad;
   const auto [bucket, offset] = location_[param];
-  BucketState& state = state_[bucket];
   const int64_t numel = NumElements(graph_->params[param].shape);
   if (value.numel() != numel) {
     return absl::InvalidArgumentError(absl::StrCat("value of another size for parameter ", graph_->params[param].name,
                                                    ": ", value.numel(), " elements instead of ", numel));
   }
-  if (state.acquisitions > 0) {
-    return absl::FailedPreconditionError(absl::StrCat("parameter written while its bucket is acquired: ",
-                                                      graph_->params[param].name, ", bucket ", buckets_[bucket].name));
-  }
+  VLM_ASSIGN_OR_RETURN(const OwnedPart part, PartToLoad(param));
   const at::Tensor flat = value.detach().reshape({numel});
-  const int64_t begin = std::max(offset, state.begin), end = std::min(offset + numel, state.end);
-  const auto write_owned = [&](const at::Tensor& owned) {
-    if (begin >= end) return;
-    owned.narrow(0, begin - state.begin, end - begin).copy_(flat.narrow(0, begin - offset, end - begin));
-  };
+  SetPart(param, part, flat.narrow(0, part.begin, part.end - part.begin));
   if (shards_parameters()) {
-    write_owned(state.shard);
-    state.stale = true;
+    state_[bucket].stale = true;
   } else {
-    state.parameters.narrow(0, offset, numel).copy_(flat);
+    state_[bucket].parameters.narrow(0, offset, numel).copy_(flat);
   }
-  torch::autograd::impl::bump_version(state.parameters);
-  if (Optimized(bucket) && has_separate_master()) write_owned(state.master);
   return absl::OkStatus();
 }
 
@@ -314,7 +303,7 @@ absl::StatusOr<ParameterStore::OwnedPart> ParameterStore::PartToLoad(ParamId par
   const auto [bucket, offset] = location_[param];
   const BucketState& state = state_[bucket];
   if (state.acquisitions > 0) {
-    return absl::FailedPreconditionError(absl::StrCat("parameter loaded while its bucket is acquired: ",
+    return absl::FailedPreconditionError(absl::StrCat("parameter written while its bucket is acquired: ",
                                                       graph_->params[param].name, ", bucket ", buckets_[bucket].name));
   }
   const int64_t numel = NumElements(graph_->params[param].shape);
@@ -324,14 +313,19 @@ absl::StatusOr<ParameterStore::OwnedPart> ParameterStore::PartToLoad(ParamId par
   return OwnedPart{begin, end, OwnedParameters(bucket).narrow(0, place, end - begin)};
 }
 
-void ParameterStore::PartLoaded(ParamId param, const OwnedPart& part) {
+void ParameterStore::PartLoaded(ParamId param, const OwnedPart& part, const at::Tensor& values) {
   at::NoGradGuard no_grad;
+  SetPart(param, part, values);
+  state_[BucketOf(param)].stale = shards_state() && world() > 1;
+}
+
+void ParameterStore::SetPart(ParamId param, const OwnedPart& part, const at::Tensor& values) {
   const auto [bucket, offset] = location_[param];
-  BucketState& state = state_[bucket];
+  const BucketState& state = state_[bucket];
+  if (!values.is_same(part.memory)) part.memory.copy_(values);
   if (Optimized(bucket) && has_separate_master() && part.begin < part.end) {
-    state.master.narrow(0, offset + part.begin - state.begin, part.end - part.begin).copy_(part.memory);
+    state.master.narrow(0, offset + part.begin - state.begin, part.end - part.begin).copy_(values);
   }
-  state.stale = shards_state() && world() > 1;
   torch::autograd::impl::bump_version(state.parameters);
 }
 

@@ -38,6 +38,9 @@ struct StoreOptions {
   at::Device device = at::kCPU;
 };
 
+// With fp32 compute the master is a view of the parameters.
+inline bool HasSeparateMaster(at::ScalarType compute) { return compute != at::kFloat; }
+
 // What the optimizer reads and writes on this rank: elements [begin, end) of a bucket, 1-d fp32 tensors.
 struct OptimizerShard {
   int64_t begin = 0, end = 0;
@@ -97,9 +100,10 @@ class ParameterStore {
   };
   // FAILED_PRECONDITION while acquired.
   absl::StatusOr<OwnedPart> PartToLoad(model::ParamId param);
-  // After every rank filled its part, or has none: sets this rank's masters, bumps the version, marks other shards
-  // stale, so that the next Acquire gathers them.
-  void PartLoaded(model::ParamId param, const OwnedPart& part);
+  // By every rank, also where its part is empty: sets the part and this rank's masters, each in its own precision, from
+  // `values`, 1-d, which may be the part's memory, filled; bumps the version, marks other shards stale, so that the
+  // next Acquire gathers them.
+  void PartLoaded(model::ParamId param, const OwnedPart& part, const at::Tensor& values);
   // A copy in the compute type, logical shape. FAILED_PRECONDITION when stale or not held: Acquire its bucket first.
   absl::StatusOr<at::Tensor> ReadParameter(model::ParamId param) const;
   // One fp32 buffer of a bucket, whole, on every rank, from whoever owns the parts; to be read before the next step.
@@ -108,16 +112,14 @@ class ParameterStore {
   absl::StatusOr<at::Tensor> GatherState(BucketId bucket, StateKind kind);
   // This rank's shard of a state buffer, for loading.
   at::Tensor StateShard(BucketId bucket, StateKind kind) const;
-  // False with fp32 compute: the master is a view of the parameters.
-  bool has_separate_master() const { return options_.compute != at::kFloat; }
+  bool has_separate_master() const { return HasSeparateMaster(options_.compute); }
   // Whether a bucket is whole only while acquired: zero 3 on several ranks.
   bool shards_parameters() const { return ShardsParameters(options_.zero, world()); }
 
   const model::Graph& graph() const { return *graph_; }
   const std::vector<BucketSpec>& buckets() const { return buckets_; }
   const StoreOptions& options() const { return options_; }
-  // Trainable and reached: has gradients and optimizer state.
-  bool Optimized(BucketId bucket) const { return buckets_[bucket].trainable && buckets_[bucket].reached; }
+  bool Optimized(BucketId bucket) const { return buckets_[bucket].optimized(); }
   BucketId BucketOf(model::ParamId param) const { return location_[param].bucket; }
   int rank() const { return collective_->rank(); }
   int world() const { return collective_->world(); }
@@ -152,6 +154,7 @@ class ParameterStore {
   absl::Status AllocateParameters(BucketId id);
   absl::Status AllocateSlots();
   at::Tensor OwnedParameters(BucketId id) const;  // [begin, end), compute type
+  void SetPart(model::ParamId param, const OwnedPart& part, const at::Tensor& values);
   absl::StatusOr<at::Tensor> Slot(BucketId bucket);
   at::Tensor MyShard(const at::Tensor& full) const;
   bool shards_state() const { return ShardsState(options_.zero); }

@@ -87,7 +87,7 @@ class Planner {
       if (!runs_[node]) continue;
       const model::Node& n = graph_.nodes[node];
       const bool trains = std::any_of(buckets_of_[node].begin(), buckets_of_[node].end(),
-                                      [&](BucketId id) { return buckets_[id].trainable && buckets_[id].reached; });
+                                      [&](BucketId id) { return buckets_[id].optimized(); });
       const bool passes = std::any_of(n.in.begin(), n.in.end(), [&](ValueId v) { return schedule_.needs_grad[v]; });
       backward_[node] = trains || passes;
       if (!backward_[node]) continue;
@@ -127,7 +127,7 @@ class Planner {
     }
     schedule_.reduced.assign(buckets_.size(), false);
     for (BucketId id = 0; id < static_cast<BucketId>(buckets_.size()); ++id) {
-      schedule_.reduced[id] = trained[id] && buckets_[id].trainable && buckets_[id].reached;
+      schedule_.reduced[id] = trained[id] && buckets_[id].optimized();
     }
   }
 

@@ -115,7 +115,9 @@ TEST(CheckpointStateTest, FilesHoldWhatTheirNamesSay) {
       EXPECT_EQ(index["weight_map"][tensor.name], name);
       EXPECT_EQ(tensor.name.rfind("language_model", 0) == 0, name.rfind("llm", 0) == 0);
     }
-    if (file.tensors.size() > 1) EXPECT_LE(file_bytes, 200000u) << name;
+    if (file.tensors.size() > 1) {
+      EXPECT_LE(file_bytes, 200000u) << name;
+    }
     if (name.rfind("optimizer", 0) != 0) bytes += file_bytes;
   }
   EXPECT_EQ(index["metadata"]["total_size"], bytes);

@@ -15,18 +15,18 @@
 namespace vlm::train {
 
 struct LlavaRunOptions {
-  model::LlavaConfig config;
-  std::vector<model::testing::DocumentShape> documents;  // of each micro-batch
+  model::LlavaConfig config = {};
+  std::vector<model::testing::DocumentShape> documents = {};  // of each micro-batch
   // Instead of `documents`: of micro-batch m of a step.
-  std::function<std::vector<model::testing::DocumentShape>(uint64_t step, int64_t m)> documents_of;
+  std::function<std::vector<model::testing::DocumentShape>(uint64_t step, int64_t m)> documents_of = {};
   int64_t micro_batches = 2;  // of each step
   uint64_t first_step = 1;
   ZeroLevel zero = ZeroLevel::kZero2;
   at::Device device = at::kCPU;
   at::ScalarType compute = at::kFloat;
   bool overlap = false, recompute = false, measure_activations = false;
-  std::vector<std::string> trainable;  // patterns; empty: all
-  bool same_batches = false;           // every step sees the first one's, made once
+  std::vector<std::string> trainable = {};  // patterns; empty: all
+  bool same_batches = false;                // every step sees the first one's, made once
 };
 
 // Dies on errors: there is nothing to test or measure then.

@@ -14,7 +14,7 @@ namespace {
 
 struct GangOfLlavas {
   int world = 1;
-  std::optional<Transport> transport;
+  std::optional<Transport> transport = {};
   LlavaRunOptions options = {};
   int steps = 3;
 };
