@@ -5,6 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -33,6 +34,18 @@ bool TableFromBytes(std::string_view bytes, std::vector<Record>* records) {
   return true;
 }
 
+// A number without fraction or sign that fits where it goes; by itself the library cuts and wraps in silence.
+struct Whole {
+  const Json& json;
+  template <typename Integer>
+  operator Integer() const {  // NOLINT(google-explicit-constructor)
+    if (!json.is_number_unsigned() || !std::in_range<Integer>(json.get<uint64_t>())) {
+      throw Json::other_error::create(501, "not a whole number that fits: " + json.dump(), &json);
+    }
+    return static_cast<Integer>(json.get<uint64_t>());
+  }
+};
+
 // Source and file are those of the file index.
 Json QuarantinedToJson(const std::vector<Quarantined>& quarantined) {
   Json list = Json::array();
@@ -45,7 +58,8 @@ Json QuarantinedToJson(const std::vector<Quarantined>& quarantined) {
 std::vector<Quarantined> QuarantinedFromJson(const Json& list, const ManifestFile& file) {
   std::vector<Quarantined> quarantined;
   for (const Json& one : list) {
-    quarantined.push_back({file.source, file.path, one.at(0), one.at(1), one.at(2), one.at(3), one.at(4), one.at(5)});
+    quarantined.push_back(
+        {file.source, file.path, Whole{one.at(0)}, one.at(1), Whole{one.at(2)}, one.at(3), one.at(4), one.at(5)});
   }
   return quarantined;
 }
@@ -55,19 +69,20 @@ Json FileToJson(const ManifestFile& file) {
 }
 
 ManifestFile FileFromJson(const Json& json) {
-  return {json.at("path"), json.at("bytes"), json.at("digest"), json.at("source")};
+  return {json.at("path"), Whole{json.at("bytes")}, json.at("digest"), json.at("source")};
 }
 
 // Throws nlohmann's exceptions, caught by ReadManifest: the one place where JSON meets the typed struct.
 Manifest ManifestFromJson(const Json& json) {
   Manifest manifest;
   const Json& render = json.at("render");
-  manifest.render = {render.at("tokenizer_digest"), render.at("chat_template"), render.at("image_size"),
-                     render.at("image_tokens"), render.at("context")};
+  manifest.render = {render.at("tokenizer_digest"), render.at("chat_template"), Whole{render.at("image_size")},
+                     Whole{render.at("image_tokens")}, Whole{render.at("context")}};
   for (const Json& file : json.at("files")) manifest.files.push_back(FileFromJson(file));
   for (const Json& source : json.at("sources")) {
-    manifest.sources.push_back({source.at("name"), source.at("first"), source.at("samples"), source.at("rejected"),
-                                source.at("pictures"), source.at("bad_pictures")});
+    manifest.sources.push_back({source.at("name"), Whole{source.at("first")}, Whole{source.at("samples")},
+                                Whole{source.at("rejected")}, Whole{source.at("pictures")},
+                                Whole{source.at("bad_pictures")}});
   }
   return manifest;
 }
@@ -186,7 +201,7 @@ absl::StatusOr<std::vector<FileIndex>> DecodeFileIndexes(std::string_view bytes)
     for (const Json& entry : Json::from_cbor(bytes.begin(), bytes.end())) {
       FileIndex index;
       index.file = FileFromJson(entry.at("file"));
-      index.ordinal = entry.at("ordinal");
+      index.ordinal = Whole{entry.at("ordinal")};
       const auto& samples = entry.at("samples").get_binary();
       const auto& images = entry.at("images").get_binary();
       if (!TableFromBytes(std::string_view(reinterpret_cast<const char*>(samples.data()), samples.size()),
@@ -195,9 +210,9 @@ absl::StatusOr<std::vector<FileIndex>> DecodeFileIndexes(std::string_view bytes)
                           &index.images)) {
         return absl::InvalidArgumentError("file index has a table cut short: " + index.file.path);
       }
-      index.rejected = entry.at("rejected");
-      index.pictures = entry.at("pictures");
-      index.bad_pictures = entry.at("bad_pictures");
+      index.rejected = Whole{entry.at("rejected")};
+      index.pictures = Whole{entry.at("pictures")};
+      index.bad_pictures = Whole{entry.at("bad_pictures")};
       index.quarantined = QuarantinedFromJson(entry.at("quarantined"), index.file);
       indexes.push_back(std::move(index));
     }

@@ -2,11 +2,14 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "data/image/image.h"
 #include "trainer/answerer.h"
 #include "trainer/exit_code.h"
@@ -31,19 +34,30 @@ Json ToJson(const Answered& answer) {
   return json;
 }
 
-absl::StatusOr<Answered> FromJson(const std::string& line) {
-  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return absl::DataLossError("an answer's line does not parse");
-  Answered answer{json.value("task", ""),
-                  json.value("kind", ""),
-                  json.value("sample", uint64_t{0}),
-                  json.value("question", ""),
-                  json.value("expected", ""),
-                  json.value("generated", ""),
+// Throws nlohmann's exceptions when a key is missing or of another type.
+Answered FromJson(const Json& json) {
+  Answered answer{json.at("task"),
+                  json.at("kind"),
+                  json.at("sample").get_ref<const Json::number_unsigned_t&>(),
+                  json.at("question"),
+                  json.at("expected"),
+                  json.at("generated"),
                   {},
                   json.value("cut", false)};
-  if (json.contains("blank")) answer.blank = json.value("blank", "");
+  if (json.contains("blank")) answer.blank = json.at("blank");
   return answer;
+}
+
+absl::StatusOr<std::vector<Answered>> ParseAnswers(const std::string& lines) {
+  std::vector<Answered> answers;
+  try {
+    for (const std::string& line : std::vector<std::string>(absl::StrSplit(lines, '\n', absl::SkipEmpty()))) {
+      answers.push_back(FromJson(Json::parse(line)));
+    }
+  } catch (const Json::exception& error) {
+    return absl::DataLossError(absl::StrCat("answer ", answers.size() + 1, " does not parse: ", error.what()));
+  }
+  return answers;
 }
 
 std::string TextOf(const data::Message& message) {
@@ -115,13 +129,9 @@ class EvaluateStage final : public PoolStage {
     for (const ShardOutput& winner : winners) {
       VLM_ASSIGN_OR_RETURN(const std::string lines, ReadFile(context_.files, winner.file, kAnswersBytesMax));
       all += lines;
-      for (size_t at = 0; at < lines.size();) {
-        const size_t line_end = lines.find('\n', at);
-        absl::StatusOr<Answered> answer = FromJson(lines.substr(at, line_end - at));
-        if (!answer.ok()) return Annotate(answer.status(), winner.file);
-        answers.push_back(*std::move(answer));
-        at = line_end + 1;
-      }
+      absl::StatusOr<std::vector<Answered>> parsed = ParseAnswers(lines);
+      if (!parsed.ok()) return Annotate(parsed.status(), winner.file);
+      std::move(parsed->begin(), parsed->end(), std::back_inserter(answers));
       advance();
     }
     VLM_ASSIGN_OR_RETURN(const Report report, MakeReport(answers));

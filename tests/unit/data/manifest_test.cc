@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 namespace vlm::data {
 namespace {
 
@@ -203,6 +205,22 @@ TEST(ManifestTest, DamageIsNamed) {
   bad.json = "{}";
   EXPECT_THAT(message(bad), HasSubstr("manifest.json"));
   EXPECT_FALSE(DecodeFileIndexes("garbage").ok());
+}
+
+TEST(ManifestTest, NumbersThatDoNotFitAreNamed) {
+  const ManifestBytes good = EncodeManifest(ThreeFiles());
+  const auto message = [&](const std::string& key, const nlohmann::json& number) {
+    nlohmann::json json = nlohmann::json::parse(good.json);
+    json["render"][key] = number;
+    ManifestBytes bad = good;
+    bad.json = json.dump();
+    return std::string(ReadManifest(PosixFileSystem(), WriteFolder(bad)).status().message());
+  };
+  EXPECT_EQ(message("context", 127), "");
+  EXPECT_THAT(message("context", 1e300), HasSubstr("not a whole number that fits: 1e+300"));
+  EXPECT_THAT(message("image_size", 24.5), HasSubstr("not a whole number that fits: 24.5"));
+  EXPECT_THAT(message("image_tokens", -16), HasSubstr("not a whole number that fits: -16"));
+  EXPECT_THAT(message("context", uint64_t{1} << 31), HasSubstr("not a whole number that fits: 2147483648"));
 }
 
 }  // namespace
