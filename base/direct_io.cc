@@ -27,6 +27,15 @@ absl::Status WriteError(int error_number, const std::string& path) {
   return ErrnoStatus(error_number, absl::StrCat("write ", path));
 }
 
+// write(2) once more when a signal came first; -1 with errno.
+ssize_t WriteOnce(int fd, std::span<const std::byte> bytes) {
+  ssize_t written = 0;
+  do {
+    written = write(fd, bytes.data(), bytes.size());
+  } while (written < 0 && errno == EINTR);
+  return written;
+}
+
 bool SetDirect(int fd, bool direct) {
   const int flags = fcntl(fd, F_GETFL);
   return flags >= 0 && fcntl(fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
@@ -41,11 +50,8 @@ AlignedBuffer::AlignedBuffer(size_t bytes)
 
 absl::Status WriteFully(int fd, const std::string& path, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = write(fd, bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      return WriteError(errno, path);
-    }
+    const ssize_t written = WriteOnce(fd, bytes);
+    if (written < 0) return WriteError(errno, path);
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
   return absl::OkStatus();
@@ -121,9 +127,8 @@ class DirectWriter::Pieces {
 
   absl::Status WritePiece(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const ssize_t written = write(fd_, bytes.data(), bytes.size());
+      const ssize_t written = WriteOnce(fd_, bytes);
       if (written < 0) {
-        if (errno == EINTR) continue;
         // The flag was taken, but the disk wants other borders, or a short write has left such: through the cache.
         if (errno != EINVAL || !SetDirect(fd_, false)) return WriteError(errno, path_);
         return WriteFully(fd_, path_, bytes);

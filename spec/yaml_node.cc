@@ -179,7 +179,6 @@ class TreeBuilder : public YAML::EventHandler {
   bool done_ = false;
 };
 
-// False, with a diagnostic, when a byte is no part of readable text.
 constexpr size_t kBytesAtOnce = 64;
 
 // Whether the next kBytesAtOnce bytes are all printable ASCII or ends of lines, as in nearly every file. Without a
@@ -193,6 +192,7 @@ bool AllPlain(const char* bytes) {
   return other == 0;
 }
 
+// False, with a diagnostic, when a byte is no part of readable text.
 bool CheckBytes(std::string_view text, const std::string& source, Diagnostics* diagnostics) {
   if (text.size() > kJobBytesMax) {
     diagnostics->Add({"",

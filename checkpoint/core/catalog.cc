@@ -115,15 +115,17 @@ absl::Status CheckWhole(const Stages& stages) {
       return absl::DataLossError(
           absl::StrCat("catalog has steps of a stage it does not know: ", absl::BytesToHexString(uid)));
     }
-    if (absl::Status status = CheckRegistration(uid, stage); !status.ok()) return status;
+    VLM_RETURN_IF_ERROR(CheckRegistration(uid, stage));
     for (const auto& [key, step] : stage.steps) {
-      const std::string name = absl::StrCat(key.first, " at fence ", key.second, " of ", absl::BytesToHexString(uid));
+      const auto name = [&] {
+        return absl::StrCat(key.first, " at fence ", key.second, " of ", absl::BytesToHexString(uid));
+      };
       if (step.row.state() == v1::STEP_STATE_UNSPECIFIED || step.row.folder().empty()) {
-        return absl::DataLossError(absl::StrCat("catalog has parts or holds of a step it does not know: ", name));
+        return absl::DataLossError(absl::StrCat("catalog has parts or holds of a step it does not know: ", name()));
       }
       if (absl::Status status = CheckStep(stage, {uid, key.first, key.second}, step); !status.ok()) {
         return absl::DataLossError(
-            absl::StrCat("catalog has a step that no request has made: ", status.message(), "; step ", name));
+            absl::StrCat("catalog has a step that no request has made: ", status.message(), "; step ", name()));
       }
     }
   }

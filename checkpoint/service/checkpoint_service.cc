@@ -87,7 +87,7 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
       // By way of `disk`: behind whatever is still to be made in the folder. After the removal nothing is made in it,
       // since no path is used twice.
       if (effect.kind == Effect::Kind::kRemoveFolder && self->deps_.remover != nullptr) {
-        self->deps_.remover->Post([self, effect] { self->Finish(self->runner_.Run(effect)); });
+        self->ActOnRemover(effect);
       } else {
         self->Act(effect);
       }
@@ -102,10 +102,13 @@ class CheckpointService::Actor : public std::enable_shared_from_this<Actor> {
     // Without space: what is being removed may give it.
     if (effect.kind == Effect::Kind::kMakeFolder && absl::IsResourceExhausted(result.status) &&
         deps_.remover != nullptr) {
-      deps_.remover->Post([self = shared_from_this(), effect] { self->Finish(self->runner_.Run(effect)); });
-      return;
+      return ActOnRemover(effect);
     }
     Finish(std::move(result));
+  }
+
+  void ActOnRemover(const Effect& effect) {
+    deps_.remover->Post([self = shared_from_this(), effect] { self->Finish(self->runner_.Run(effect)); });
   }
 
   void Finish(EffectResult result) {

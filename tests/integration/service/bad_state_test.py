@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 
-from service import Service, complete_steps, run_case, wait_until, weights
+from service import Service, complete_steps, measured, run_case, wait_until, weights
 
 STEPS = 1000
 SETTINGS = ["--set", f"spec.stages[sft].train.steps={STEPS}", "--set", "spec.stages[sft].checkpoint.every=20 steps"]
@@ -33,8 +33,11 @@ def damage_is_named_and_fallen_back_from(binaries):
             byte = file.read(1)[0]
             file.seek(-100, 2)
             file.write(bytes([byte ^ 0x20]))
+        since = time.monotonic()
         for number in (0, 1):
             service.start_worker(number)
+        wait_until("the attempt after the damage", lambda: int(service.stage(job, "sft").get("restarts", 0)) >= 2)
+        measured("workers back, resumed from the step before", since)
         done = service.wait(job)
         sft = next(stage for stage in done["stages"] if stage["name"] == "sft")
         assert sft["state"] == "STAGE_STATE_SUCCEEDED" and int(sft["restarts"]) == 2, sft
@@ -62,7 +65,9 @@ def a_diverging_stage_fails_as_numeric(binaries):
         settings = {"train.steps": 200, "train.lr": 100, "train.optimizer.weight_decay": 10}
         job = service.submit("--set", "spec.stop_if.nonfinite_steps=5", *[
             word for name, value in settings.items() for word in ("--set", f"spec.stages[pretrain].{name}={value}")])
+        since = time.monotonic()
         ended = service.vlmctl("wait", job, "--timeout", "120s", check=False)
+        measured("from the submit to the job's failure", since)
         assert ended.returncode == 1, ended
         pretrain = service.stage(job, "pretrain")
         assert pretrain["state"] == "STAGE_STATE_FAILED" and int(pretrain.get("restarts", 0)) == 0, pretrain
@@ -82,8 +87,10 @@ def places_have_one_holder(binaries):
     what is in the way, and the first goes on."""
     with Service(binaries, workers=1) as service, tempfile.TemporaryDirectory(prefix="vlm-second-") as other:
         def second(*arguments):
+            since = time.monotonic()
             done = subprocess.run([str(service.bin / "vlm-coordinator"), "--artifact-root", other, *map(str, arguments)],
                                   capture_output=True, text=True, timeout=60)
+            measured("refused", since)
             assert done.returncode == 1, done
             return done.stderr
 
@@ -222,7 +229,9 @@ def a_full_disk_of_the_coordinator_loses_no_job(binaries):
         assert len(acknowledged) > 1, "the disk was full before the first"
 
         service.options = options
+        since = time.monotonic()
         service.start_coordinator()
+        measured("started again with the reserve given up", since)
         assert not (disk / "ballast").exists(), "it was given up"
         assert acknowledged <= names(), acknowledged - names()
         assert submit(number).returncode != 0, "still below the floor"

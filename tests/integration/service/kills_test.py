@@ -1,11 +1,13 @@
 """SIGKILL of real processes. Usage: kills_test.py CASE BINARIES [SEED]"""
+import concurrent.futures
 import os
 import signal
 import sys
 import time
 
 from kill_rounds import VICTIMS, Round, undisturbed
-from service import (LONGER, LONGER_STEPS, Service, alive, complete_steps, run_case, steps_done, wait_until, weights)
+from service import (LONGER, LONGER_STEPS, Service, alive, complete_steps, measured, run_case, steps_done, wait_until,
+                     weights)
 
 
 def kill_rounds(binaries):
@@ -13,8 +15,9 @@ def kill_rounds(binaries):
     seed = sys.argv[3] if len(sys.argv) > 3 else str(int(time.time()))
     print(f"seed {seed}; again with: {sys.argv[0]} kill_rounds {binaries} {seed}", flush=True)
     reference = undisturbed(binaries)
-    for victim in VICTIMS:
-        Round(binaries, victim, seed).run(reference)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # a round waits for leases and starts most of its time
+        for done in [pool.submit(Round(binaries, victim, seed).run, reference) for victim in VICTIMS]:
+            done.result()
 
 
 def a_restarted_coordinator_loses_nothing(binaries):
@@ -25,9 +28,12 @@ def a_restarted_coordinator_loses_nothing(binaries):
         trainers = sorted(service.trainers())
         assert len(trainers) == 2, trainers
         address = service.where["address"]
+        since = time.monotonic()
         service.kill("coordinator")
         service.start_coordinator(address)
+        measured("serving again", since)
         service.wait_for_workers(2)
+        measured("both workers back", since)
         seen = steps_done(service, job)
         wait_until("sft goes on", lambda: steps_done(service, job) > max(seen, 5))
         assert sorted(service.trainers()) == trainers, (trainers, service.trainers())

@@ -74,6 +74,15 @@ inline std::string Errors(const std::string& text) {
   return diagnostics.ToString();
 }
 
+// A job that is refused, and what is said of it; `name` names the test.
+struct BadJob {
+  const char* name;
+  std::string text;
+  std::string said;
+};
+inline void PrintTo(const BadJob& bad, std::ostream* out) { *out << bad.name; }
+inline std::string NameOf(const testing::TestParamInfo<BadJob>& info) { return info.param.name; }
+
 inline std::string ReadSource(const std::string& path) {
   const absl::StatusOr<std::string> text =
       ReadFile(PosixFileSystem(), std::string(VLM_SOURCE_DIR) + "/" + path, 1 << 22);

@@ -117,19 +117,11 @@ TEST(Parse, AnIndexIsInsertedForPlainSources) {
   EXPECT_EQ(pictures.context, 64);  // through the text model of the pretrain stage
 }
 
-struct BadCase {
-  const char* name;
-  std::string text;
-  std::string errors;
-};
+class BadFile : public testing::TestWithParam<BadJob> {};
 
-void PrintTo(const BadCase& bad, std::ostream* out) { *out << bad.name; }
+TEST_P(BadFile, IsRefusedWithPlaceAndRemedy) { EXPECT_EQ(Errors(GetParam().text), GetParam().said); }
 
-class BadFile : public testing::TestWithParam<BadCase> {};
-
-TEST_P(BadFile, IsRefusedWithPlaceAndRemedy) { EXPECT_EQ(Errors(GetParam().text), GetParam().errors); }
-
-std::vector<BadCase> BadCases() {
+std::vector<BadJob> BadCases() {
   return {
       {"UnknownKey", Full("steps: 10", "stpes: 10"),
        "f:16:15: spec.stages[p].train: unknown key: 'stpes'; did you mean 'steps'?\n"},
@@ -285,8 +277,7 @@ std::vector<BadCase> BadCases() {
   };
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, BadFile, testing::ValuesIn(BadCases()),
-                         [](const testing::TestParamInfo<BadCase>& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Table, BadFile, testing::ValuesIn(BadCases()), NameOf);
 
 TEST(Parse, EveryErrorIsReportedAtOnce) {
   EXPECT_EQ(Errors("metadata: {}\n"

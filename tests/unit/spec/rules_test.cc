@@ -26,19 +26,9 @@ std::string Said(const std::string& text) {
   return out;
 }
 
-struct Broken {
-  const char* name;
-  std::string text;
-  std::string said;
-};
-
-void PrintTo(const Broken& broken, std::ostream* out) { *out << broken.name; }
-
-class BrokenRule : public testing::TestWithParam<Broken> {};
+class BrokenRule : public testing::TestWithParam<BadJob> {};
 
 TEST_P(BrokenRule, IsNamed) { EXPECT_EQ(Said(GetParam().text), GetParam().said); }
-
-std::string Named(const testing::TestParamInfo<Broken>& info) { return info.param.name; }
 
 const char kReaders[] = "ase";  // the stages of FullJob() that read index i
 
@@ -50,7 +40,7 @@ std::string ForEveryReader(const std::string& said) {
   return out;
 }
 
-std::vector<Broken> Names() {
+std::vector<BadJob> Names() {
   const std::string captions = "split: captions}}]";
   return {
       {"SplitTwice", Full("samples: 10}]", "samples: 10}, {name: captions, samples: 1}]"),
@@ -89,9 +79,9 @@ std::vector<Broken> Names() {
        "spec.artifacts: not an address of a local folder: 'file://host/runs'; write file:///path\n"},
   };
 }
-INSTANTIATE_TEST_SUITE_P(Names, BrokenRule, testing::ValuesIn(Names()), Named);
+INSTANTIATE_TEST_SUITE_P(Names, BrokenRule, testing::ValuesIn(Names()), NameOf);
 
-std::vector<Broken> Sizes() {
+std::vector<BadJob> Sizes() {
   return {
       {"TooManyShards",
        Full("generate: {splits: [{name: captions, samples: 10}]",
@@ -120,9 +110,9 @@ std::vector<Broken> Sizes() {
        "spec.stages[e].tasks[scenes].control: a control with blank pictures needs an index with pictures\n"},
   };
 }
-INSTANTIATE_TEST_SUITE_P(Sizes, BrokenRule, testing::ValuesIn(Sizes()), Named);
+INSTANTIATE_TEST_SUITE_P(Sizes, BrokenRule, testing::ValuesIn(Sizes()), NameOf);
 
-std::vector<Broken> Training() {
+std::vector<BadJob> Training() {
   return {
       {"RuleThatSetsNothing", Full("lr: 1e-3", "rules: [{pattern: \"*\", lr: 0}, {pattern: \"*\"}]"),
        "spec.stages[p].train.rules[1]: a rule must set lr or weight_decay\n"},
@@ -137,9 +127,9 @@ std::vector<Broken> Training() {
        "spec.stages[p].train.lr: expected a number or a map of numbers, got a list\n"},
   };
 }
-INSTANTIATE_TEST_SUITE_P(Training, BrokenRule, testing::ValuesIn(Training()), Named);
+INSTANTIATE_TEST_SUITE_P(Training, BrokenRule, testing::ValuesIn(Training()), NameOf);
 
-std::vector<Broken> Scalars() {
+std::vector<BadJob> Scalars() {
   const std::string name = "metadata: {name: a}";
   std::string letters;
   for (int i = 0; i < 64; ++i) letters += "\xc3\xa4";
@@ -163,7 +153,7 @@ std::vector<Broken> Scalars() {
        "spec.stages[i].data.sources[captions].from: the path is too long: 4097 bytes, the limit is 4096\n"},
   };
 }
-INSTANTIATE_TEST_SUITE_P(Scalars, BrokenRule, testing::ValuesIn(Scalars()), Named);
+INSTANTIATE_TEST_SUITE_P(Scalars, BrokenRule, testing::ValuesIn(Scalars()), NameOf);
 
 // Next to what the rules refuse.
 TEST(Rules, WhatIsJustAllowedIsTaken) {
