@@ -1,4 +1,4 @@
-# LibTorch from the PyPI wheel, declared by hand: the wheel's own CMake config demands a CUDA toolkit.
+# LibTorch from the torch wheel, declared by hand: the wheel's own CMake config demands a CUDA toolkit.
 #
 # vlm::torch carries headers and the CPU libraries. Everything is SYSTEM: the wheel ships old Protobuf
 # headers, so no translation unit may include both torch and Protobuf.

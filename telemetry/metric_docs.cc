@@ -36,8 +36,8 @@ std::string MetricsMarkdown() {
   return absl::StrCat(
       "# Metrics\n\n"
       "Generated from `telemetry/metric_table.cc`; run the telemetry tests with `UPDATE_DOCS=1` to write it again.\n\n"
-      "Both programs serve the Prometheus text format at `/metrics` on a loopback address (`--metrics-address`). Times "
-      "are in seconds, sizes in bytes. Series of a stage or a rank are removed when its attempt ends.\n\n"
+      "Both programs serve the Prometheus text format at `/metrics` on a loopback address (`--metrics-address`).\n"
+      "Times are in seconds, sizes in bytes. Series of a stage or a rank are removed when its attempt ends.\n\n"
       "## vlm-coordinator\n\n",
       Rows(MetricHome::kCoordinator), "\n## vlm-worker\n\n", Rows(MetricHome::kWorker));
 }

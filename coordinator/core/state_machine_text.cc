@@ -140,7 +140,7 @@ std::string Name(CommandEffect effect) {
 std::string StateMachineMarkdown() {
   std::string text =
       "# State machine\n\n"
-      "Generated from the tables of `coordinator/core/transition_table.cc`; a test compares. An event that a state's "
+      "Generated from the tables of `coordinator/core/transition_table.cc`; a test compares. An event that a state's\n"
       "rows do not name cannot happen there.\n";
   AppendTable("Job", JobTransitions(), &text);
   AppendTable("Stage", StageTransitions(), &text);

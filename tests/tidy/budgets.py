@@ -1,8 +1,9 @@
-"""Budgets of the house: lines of headers, sources and functions, parameters, columns, and names that say nothing."""
+"""Budgets of the house: lines of headers, sources and functions, parameters, columns, also of documents, and names that
+say nothing."""
 import re
 
 from functions import functions
-from source_tree import MODULES, ROOT, report, sources
+from source_tree import MODULES, ROOT, report, sources, tracked
 
 HEADER_LINES_MAX = 200
 SOURCE_LINES_MAX = 600
@@ -58,8 +59,19 @@ def excesses(path, text):
             yield None, f"{path}:{number}: {len(line)} columns, the limit is {COLUMNS_MAX}"
 
 
+def long_prose(path, text):
+    """Lines of a document that are neither a table's row nor within a fence."""
+    fenced = False
+    for number, line in enumerate(text.splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        if len(line) > COLUMNS_MAX and not fenced and not line.lstrip().startswith("|"):
+            yield f"{path}:{number}: {len(line)} columns, the limit is {COLUMNS_MAX}"
+
+
 def main():
     problems, used = [], set()
+    for path in [path for path in tracked() if path.endswith(".md")]:
+        problems += long_prose(path, (ROOT / path).read_text())
     for path in sources(".h", ".cc", ".cu", folders=MODULES + ["tests"]):
         for name, problem in excesses(path, (ROOT / path).read_text()):
             if (str(path), name) in EXCEPTIONS:

@@ -102,7 +102,7 @@ TEST(TransitionTable, DocumentFollowsTheTables) {
   std::stringstream text;
   text << file.rdbuf();
   EXPECT_EQ(text.str(), StateMachineMarkdown())
-      << "write it anew: build/tests/state_machine_document > docs/state-machine.md";
+      << "write it anew: build/test/tests/state_machine_document > docs/state-machine.md";
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace {
 
 TEST(Schema, ReferenceIsGenerated) {
   EXPECT_TRUE(ReadSource("docs/job-file.md") == ReferenceMarkdown())
-      << "docs/job-file.md is not what the schema says: run build/.../tests/job_file_reference > docs/job-file.md";
+      << "docs/job-file.md is not what the schema says: run build/test/tests/job_file_reference > docs/job-file.md";
 }
 
 TEST(Schema, RowsAreWellFormed) {
