@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <regex>
 #include <set>
 #include <sstream>
 
@@ -33,6 +35,22 @@ TEST(MetricTableTest, TheDocumentIsTheTable) {
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
   EXPECT_EQ(text.str(), MetricsMarkdown()) << "run this test with UPDATE_DOCS=1 to write docs/metrics.md again";
+}
+
+// What the alerts mean by their words promtool tests (tests/integration/alerts); here, that such series exist.
+TEST(MetricTableTest, AlertsNameSeriesThatExist) {
+  std::stringstream stream;
+  stream << std::ifstream(std::string(VLM_SOURCE_DIR) + "/deploy/prometheus/alerts.yaml").rdbuf();
+  const std::string text = stream.str();
+  const std::regex series("(vlm_[a-z_]+?)(_bucket)?(?=[^a-z_])");
+  size_t named = 0;
+  for (std::sregex_iterator found(text.begin(), text.end(), series), end; found != end; ++found, ++named) {
+    const std::string name = (*found)[1];
+    EXPECT_TRUE(std::any_of(MetricTable().begin(), MetricTable().end(), [&](const MetricInfo& info) {
+      return info.name == name;
+    })) << name;
+  }
+  EXPECT_GT(named, 7u);
 }
 
 }  // namespace
