@@ -61,7 +61,8 @@ TEST_F(ProductsTest, AnyNumberOfThreadsGivesTheBitsOfOne) {
       }
     }
   }
-  // None: the library on this processor no longer needs ProductThreads for these shapes.
+  // None: the library on this processor does not need ProductThreads for these shapes, and this test would not miss it
+  // (tests/mutations/narrow-products-on-all-threads.patch).
   RecordProperty("products_differing_without_care", differing_without_care);
   GTEST_LOG_(INFO) << differing_without_care << " plain products differ from one thread's on this processor";
 }
