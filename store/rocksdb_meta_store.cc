@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -98,6 +99,54 @@ rocksdb::DBOptions DatabaseOptions(const std::string& path) {
   return options;
 }
 
+// The end of the newest log that has bytes, where it is zeros.
+struct ZeroTail {
+  std::string log;
+  off_t begin = 0, end = 0;
+};
+
+std::optional<ZeroTail> FindZeroTail(rocksdb::Env* env, const std::string& path) {
+  std::vector<std::string> names;
+  if (!env->GetChildren(path, &names).ok()) return std::nullopt;
+  std::erase_if(names, [](const std::string& name) { return !absl::EndsWith(name, ".log"); });
+  std::sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {  // numbers, the newest first
+    return std::pair(a.size(), std::string_view(a)) > std::pair(b.size(), std::string_view(b));
+  });
+  for (const std::string& name : names) {
+    const std::string log = absl::StrCat(path, "/", name);
+    std::string bytes;
+    if (!rocksdb::ReadFileToString(env, log, &bytes).ok()) return std::nullopt;
+    if (bytes.empty()) continue;
+    const size_t kept = bytes.find_last_not_of('\0') + 1;  // 0 where there is none
+    if (kept == bytes.size()) return std::nullopt;
+    return ZeroTail{log, static_cast<off_t>(kept), static_cast<off_t>(bytes.size())};
+  }
+  return std::nullopt;
+}
+
+// RocksDB takes a record with zeros for its rest for damage. Without them it is one that was cut short, which it drops.
+rocksdb::Status OpenDatabase(const rocksdb::DBOptions& options, const std::string& path,
+                             const std::vector<rocksdb::ColumnFamilyDescriptor>& families,
+                             std::vector<rocksdb::ColumnFamilyHandle*>* handles, rocksdb::DB** db) {
+  const rocksdb::Status status = rocksdb::DB::Open(options, path, families, handles, db);
+  if (!status.IsCorruption()) return status;
+  const std::optional<ZeroTail> tail = FindZeroTail(options.env, path);
+  if (!tail || truncate(tail->log.c_str(), tail->begin) != 0) return status;
+  const rocksdb::Status again = rocksdb::DB::Open(options, path, families, handles, db);
+  if (again.ok()) {
+    std::fprintf(
+        stderr, "rocksdb %s: dropped a commit that a crash left unfinished: bytes %lld to %lld of %s are zeros\n",
+        path.c_str(), static_cast<long long>(tail->begin), static_cast<long long>(tail->end), tail->log.c_str());
+    return again;
+  }
+  // Damage elsewhere: the file as it was, so that nothing is lost to who can mend it.
+  if (truncate(tail->log.c_str(), tail->end) != 0) {
+    std::fprintf(stderr, "rocksdb %s: cannot add its zeros to %s again: %s\n", path.c_str(), tail->log.c_str(),
+                 std::strerror(errno));
+  }
+  return status;
+}
+
 class RocksDbMetaStore final : public MetaStore {
  public:
   RocksDbMetaStore(std::string path, std::unique_ptr<rocksdb::DB> db,
@@ -178,7 +227,7 @@ absl::StatusOr<std::unique_ptr<MetaStore>> OpenRocksDbMetaStore(const RocksDbOpt
 
   rocksdb::DB* opened = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
-  const rocksdb::Status status = rocksdb::DB::Open(db_options, options.path, descriptors, &handles, &opened);
+  const rocksdb::Status status = OpenDatabase(db_options, options.path, descriptors, &handles, &opened);
   if (!status.ok()) return OpenError(status, options.path);
   std::map<std::string, rocksdb::ColumnFamilyHandle*, std::less<>> by_name;
   for (rocksdb::ColumnFamilyHandle* const handle : handles) by_name[handle->GetName()] = handle;

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -139,17 +141,127 @@ TEST(RocksDbMetaStore, DamageInTheMiddleOfTheLogIsAnErrorAndNotALoss) {
   for (int i = 0; i < 20; ++i) EXPECT_TRUE((*store)->Get("a", absl::StrCat("key ", i))->has_value()) << i;
 }
 
-TEST(RocksDbMetaStore, ATailThatACrashCutShortIsDroppedAlone) {
-  const LeftLog left = LogOfAKilledProcess("rocksdb_tail", 20);
-  for (const size_t cut : {size_t{1}, size_t{50}, size_t{110}}) {
-    std::ofstream(left.log, std::ios::binary) << left.bytes.substr(0, left.bytes.size() - cut);
-    const std::string copy = EmptyFolder("rocksdb_tail_copy");
-    std::filesystem::copy(left.database, copy, std::filesystem::copy_options::recursive);
-    const auto store = OpenRocksDbMetaStore({copy, {"a"}});
-    ASSERT_TRUE(store.ok()) << cut << ": " << store.status();
-    for (int i = 0; i < 19; ++i)
-      EXPECT_TRUE((*store)->Get("a", absl::StrCat("key ", i))->has_value()) << cut << " " << i;
-    EXPECT_FALSE((*store)->Get("a", "key 19")->has_value()) << cut;
+std::string BytesOf(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+// By "family/key".
+using Rows = std::map<std::string, std::string>;
+
+Rows RowsOf(const MetaStore& store) {
+  Rows rows;
+  for (const char* const family : {"a", "b"}) {
+    const absl::Status scanned = store.Scan(family, "", [&](std::string_view key, std::string_view value) {
+      rows[absl::StrCat(family, "/", std::string(key))] = std::string(value);
+      return true;
+    });
+    EXPECT_TRUE(scanned.ok()) << scanned;
+  }
+  return rows;
+}
+
+// A power loss while the last of some commits was being written: the file system kept any beginning of its record.
+class PowerLossTest : public ::testing::Test {
+ protected:
+  // Values end in zeros: what looks like a lost tail and is none.
+  static std::string ValueOf(int i) { return absl::StrCat("value ", i, std::string(3, '\0')); }
+
+  void SetUp() override {
+    database_ = EmptyFolder("rocksdb_power");
+    copy_ = EmptyFolder("rocksdb_power_copy");
+    const std::string size_file = EmptyFolder("rocksdb_power_size");
+    const pid_t child = fork();
+    if (child == 0) {
+      const auto store = OpenRocksDbMetaStore({database_, {"a", "b"}});
+      for (int i = 0; i < 5; ++i) {
+        const std::vector<Mutation> row = {{"a", absl::StrCat("key ", i), ValueOf(i)}};
+        if (!store.ok() || !(*store)->Commit(row, Durability::kSynced).ok()) _exit(1);
+      }
+      std::ofstream(size_file) << std::filesystem::file_size(Log());
+      const std::vector<Mutation> last = {{"a", "key 1", std::nullopt}, {"b", "new", "w"}, {"a", "key 2", "changed"}};
+      if (!(*store)->Commit(last, Durability::kSynced).ok()) _exit(1);
+      kill(getpid(), SIGKILL);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status));
+    log_ = Log();
+    bytes_ = BytesOf(log_);
+    begin_ = std::stoul(BytesOf(size_file));
+    ASSERT_LT(begin_ + 30, bytes_.size());
+    for (int i = 0; i < 5; ++i) before_[absl::StrCat("a/key ", i)] = ValueOf(i);
+    after_ = before_;
+    after_.erase("a/key 1");
+    after_["a/key 2"] = "changed";
+    after_["b/new"] = "w";
+  }
+
+  // The one log that is not empty.
+  std::string Log() const {
+    for (const auto& entry : std::filesystem::directory_iterator(database_)) {
+      if (entry.path().extension() == ".log" && entry.file_size() > 0) return entry.path();
+    }
+    return "";
+  }
+
+  // What the database holds when its log is `bytes`; a copy of it, since opening writes.
+  absl::StatusOr<Rows> RowsWithLog(const std::string& bytes) {
+    std::ofstream(log_, std::ios::binary) << bytes;
+    std::filesystem::remove_all(copy_);
+    std::filesystem::copy(database_, copy_, std::filesystem::copy_options::recursive);
+    VLM_ASSIGN_OR_RETURN(const std::unique_ptr<MetaStore> store, OpenRocksDbMetaStore({copy_, {"a", "b"}}));
+    return RowsOf(*store);
+  }
+
+  // The last commit is there whole or not at all, and all others are.
+  void ExpectWholeOrNot(const std::string& bytes, size_t kept) {
+    const absl::StatusOr<Rows> rows = RowsWithLog(bytes);
+    ASSERT_TRUE(rows.ok()) << kept << " bytes of the record kept: " << rows.status();
+    EXPECT_TRUE(*rows == before_ || *rows == after_) << kept << ": " << ::testing::PrintToString(*rows);
+    if (kept == 0) {
+      EXPECT_EQ(*rows, before_);
+    }
+    if (begin_ + kept == bytes_.size()) {
+      EXPECT_EQ(*rows, after_);
+    }
+  }
+
+  std::string database_, copy_, log_, bytes_;
+  size_t begin_ = 0;  // of the last record
+  Rows before_, after_;
+};
+
+TEST_F(PowerLossTest, ALogCutAnywhereInItsLastRecordKeepsTheCommitWholeOrNotAtAll) {
+  for (size_t kept = 0; begin_ + kept <= bytes_.size(); ++kept) ExpectWholeOrNot(bytes_.substr(0, begin_ + kept), kept);
+}
+
+// A file system may store the file's new length and not all of its bytes.
+TEST_F(PowerLossTest, ALogThatEndsInZerosFromAnywhereInItsLastRecordDoesToo) {
+  const size_t page_end = (bytes_.size() / 4096 + 1) * 4096;
+  for (size_t kept = 0; begin_ + kept <= bytes_.size(); ++kept) {
+    std::string zeros = bytes_.substr(0, begin_ + kept);
+    zeros.resize(page_end);
+    ExpectWholeOrNot(zeros, kept);
+  }
+  // Longer than a block of the log, which is 32 KiB: the record's block is full of zeros, too.
+  std::string zeros = bytes_.substr(0, begin_ + 20);
+  zeros.resize(100'000);
+  ExpectWholeOrNot(zeros, 20);
+}
+
+TEST_F(PowerLossTest, ZerosAtTheEndExcuseNoDamageBeforeThem) {
+  std::string rotten = bytes_.substr(0, begin_);
+  ASSERT_EQ(rotten.back(), '\0') << "the last row's value";
+  const size_t at = rotten.find("key 3");
+  ASSERT_LT(at, rotten.size());
+  rotten[at] = static_cast<char>(rotten[at] ^ 0x40);
+  for (const size_t zeros : {0, 1000}) {
+    rotten.resize(begin_ + zeros);
+    const absl::Status opened = RowsWithLog(rotten).status();
+    EXPECT_EQ(opened.code(), absl::StatusCode::kDataLoss) << zeros << ": " << opened;
+    EXPECT_TRUE(BytesOf(copy_ + "/" + std::filesystem::path(log_).filename().string()) == rotten)
+        << "the refusal changed the log";
   }
 }
 
