@@ -18,8 +18,9 @@
 namespace vlm::checkpoint {
 
 struct ReadOptions {
-  // With sums each chunk is verified the first time it is touched. Without (a folder made by others), only the
-  // header's rules are.
+  // With sums each chunk is verified the first time it is touched, and not again: a chunk that is written over before
+  // is DATA_LOSS, one that is written over after is noticed by the next reader only. Without (a folder made by others),
+  // only the header's rules are checked.
   bool require_sums = true;
   std::string digest = {};  // hex, from the catalog: the sums must belong to it; empty: not checked
 };

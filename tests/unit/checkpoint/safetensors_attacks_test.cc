@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,29 @@ std::string LengthBytes(uint64_t length) {
   std::string bytes;
   for (int i = 0; i < 8; ++i) bytes += static_cast<char>(length >> (8 * i) & 0xff);
   return bytes;
+}
+
+// Of a header that is refused by its length; a tenth of the limit.
+constexpr uint64_t kHeldMax = 10'000'000;
+
+// What the process held in memory while `work` ran, at most, beyond what it held before; in bytes.
+uint64_t PeakGrowth(const std::function<void()>& work) {
+  const auto peak = [] {
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+      if (word == "VmHWM:") break;
+    }
+    uint64_t kib = 0;
+    status >> kib;
+    EXPECT_GT(kib, 0u);
+    return kib << 10;
+  };
+  std::ofstream reset("/proc/self/clear_refs");
+  reset << 5 << std::flush;  // the peak becomes what is held now: man 5 proc
+  EXPECT_TRUE(reset.good());
+  const uint64_t before = peak();
+  work();
+  return peak() - before;
 }
 
 class SafetensorsAttack : public ::testing::Test {
@@ -78,8 +102,10 @@ TEST_F(SafetensorsAttack, ALengthThatOverflowsWithItsEightBytes) {
 }
 
 TEST_F(SafetensorsAttack, ALengthWithinTheLimitThatDoesNotFitTheFile) {
-  ExpectBytesRefused(LengthBytes(100'000'000) + kOne, "does not fit the file");  // and 100 MB are not reserved for it
   ExpectBytesRefused(LengthBytes(sizeof(kOne)) + kOne, "does not fit the file");
+  const uint64_t held =
+      PeakGrowth([&] { ExpectBytesRefused(LengthBytes(100'000'000) + kOne, "does not fit the file"); });
+  EXPECT_LT(held, kHeldMax) << "memory was taken for a header that is not there";
 }
 
 TEST_F(SafetensorsAttack, AnEmptyHeader) { ExpectBytesRefused(LengthBytes(0) + "data", "must begin with {"); }
@@ -107,11 +133,35 @@ TEST_F(SafetensorsAttack, AHeaderPaddedWithSpacesIsHarmlessWithZerosItIsNot) {
   ExpectRefused(std::string(kOne) + std::string(3, '\0'), 4, "no valid JSON");
 }
 
-TEST_F(SafetensorsAttack, AHugeHeader) {
+// Tensors without bytes, each with a name of so many characters.
+std::string HeaderOfMany(int tensors, size_t name_bytes) {
   std::string header = "{";
-  for (int i = 0; i < 200'000; ++i) absl::StrAppend(&header, "\"", i, "\":{},");
+  for (int i = 0; i < tensors; ++i) {
+    const std::string number = absl::StrCat(i);
+    absl::StrAppend(&header, "\"", number, std::string(name_bytes - number.size(), 'n'),
+                    R"(":{"dtype":"I8","shape":[0],"data_offsets":[0,0]},)");
+  }
   header.back() = '}';
-  ExpectRefused(header, 0, "lacks dtype");
+  return header;
+}
+
+// Every entry is as it should be: all that can be refused is the header's size.
+TEST_F(SafetensorsAttack, AHugeHeader) {
+  const auto many = OpenHeader(HeaderOfMany(200'000, 8), 0);
+  ASSERT_TRUE(many.ok()) << many.status();
+  EXPECT_EQ((*many)->header().tensors.size(), 200'000u);
+  EXPECT_TRUE(OpenHeader(HeaderOfMany(100, 1000), 0).ok());
+  const std::string header = HeaderOfMany(96'000, 1000);
+  ASSERT_GT(header.size(), kSafetensorsHeaderBytesMax);
+  std::ofstream(path_, std::ios::binary | std::ios::trunc) << LengthBytes(header.size()) << header;
+  absl::Status status;
+  const uint64_t held =
+      PeakGrowth([&] { status = SafetensorsReader::Open(PosixFileSystem(), path_, {.require_sums = false}).status(); });
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+  EXPECT_THAT(
+      std::string(status.message()),
+      AllOf(HasSubstr(absl::StrCat("longer than the limit of 100000000 bytes: ", header.size())), HasSubstr(path_)));
+  EXPECT_LT(held, kHeldMax);
 }
 
 TEST_F(SafetensorsAttack, ADeeplyNestedHeader) {
@@ -237,16 +287,34 @@ TEST_F(SafetensorsAttack, AFileCutShortWhileItIsRead) {
 }
 
 TEST_F(SafetensorsAttack, AFileWrittenOverWhileItIsReadIsFoundByItsSums) {
-  auto writer = SafetensorsWriter::Create(PosixFileSystem(), path_, {{"a", DType::kU8, {4096}}}, {});
+  auto writer = SafetensorsWriter::Create(PosixFileSystem(), path_,
+                                          {{"a", DType::kU8, {16}}, {"b", DType::kU8, {kChunkBytes}}}, {});
   ASSERT_TRUE(writer.ok()) << writer.status();
-  const std::string contents(4096, 'a');
+  const std::string contents(16 + kChunkBytes, 'a');
   ASSERT_TRUE((*writer)->Append(std::as_bytes(std::span(contents.data(), contents.size()))).ok());
   ASSERT_TRUE((*writer)->Finish().ok());
   const auto reader = SafetensorsReader::Open(PosixFileSystem(), path_);
-  ASSERT_TRUE(reader.ok()) << reader.status();  // the header's chunk is the tensor's too: verified now
+  ASSERT_TRUE(reader.ok()) << reader.status();  // the header's chunk is verified now
   {
     std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(-1, std::ios::end);
+    file.put('b');
+  }
+  const TensorEntry& tensor = *(*reader)->Find("b");  // begins in the header's chunk, ends in the next
+  std::vector<std::byte> first(16), last(16), whole(kChunkBytes);
+  const auto expect_found = [&](const absl::Status& status) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("chunk 1 (bytes "), HasSubstr(path_)));
+  };
+  for (int times = 0; times < 2; ++times) {  // damage stays damage
+    expect_found((*reader)->Read(tensor, kChunkBytes - last.size(), last));
+    expect_found((*reader)->Read(tensor, 0, whole));
+  }
+  EXPECT_TRUE((*reader)->Read(tensor, 0, first).ok()) << "the chunk before is as it was";
+  EXPECT_TRUE((*reader)->Read(*(*reader)->Find("a"), 0, first).ok());
+  {
+    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>((*reader)->header().data_begin));
     file.put('b');
   }
   const absl::Status again = SafetensorsReader::Open(PosixFileSystem(), path_).status();
