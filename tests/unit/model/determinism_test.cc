@@ -22,19 +22,8 @@ class ThreadsTest : public ::testing::Test {
   ~ThreadsTest() override { at::set_num_threads(1); }
 };
 
-// Large enough that ATen splits its loops and MKL its products.
-LlavaConfig WideLlava() {
-  LlavaConfig config = testing::SmallLlava();
-  config.text.vocab_size = 1003;
-  config.text.hidden_size = 256, config.text.intermediate_size = 704, config.text.head_dim = 0;
-  config.text.num_attention_heads = 8, config.text.num_key_value_heads = 2;
-  config.vision.hidden_size = 192, config.vision.intermediate_size = 768, config.vision.num_attention_heads = 3;
-  config.vision.image_size = 32, config.vision.patch_size = 4;
-  return config;
-}
-
 TEST_F(ThreadsTest, OneAndTwoThreadsGiveTheSameBits) {
-  const LlavaConfig config = WideLlava();
+  const LlavaConfig config = testing::WideLlava();
   const auto graph = BuildLlava(config);
   ASSERT_TRUE(graph.ok()) << graph.status();
   const ParameterSet parameters = testing::RandomParameters(*graph, 6, at::kFloat, Layout::kFlat);

@@ -83,6 +83,16 @@ LlavaConfig SmallLlava() {
   return config;
 }
 
+LlavaConfig WideLlava() {
+  LlavaConfig config = SmallLlava();
+  config.text.vocab_size = 1003;
+  config.text.hidden_size = 256, config.text.intermediate_size = 704, config.text.head_dim = 0;
+  config.text.num_attention_heads = 8, config.text.num_key_value_heads = 2;
+  config.vision.hidden_size = 192, config.vision.intermediate_size = 768, config.vision.num_attention_heads = 3;
+  config.vision.image_size = 32, config.vision.patch_size = 4;
+  return config;
+}
+
 Params ParameterSet::Of(const Graph& graph, NodeId node) const {
   Params params;
   for (const ParamId id : graph.nodes[node].params) params.push_back(tensors[id]);
@@ -109,19 +119,23 @@ ParameterSet ZeroSlots(const Graph& graph, at::ScalarType type, Layout layout) {
   return set;
 }
 
-MicroBatch RandomBatch(const LlavaConfig& config, const std::vector<DocumentShape>& documents, uint64_t seed) {
+MicroBatch RandomBatch(const LlavaConfig& config, const std::vector<DocumentShape>& documents, uint64_t seed,
+                       Text text) {
   MicroBatch batch;
   Rng rng(RngKey{seed});
   std::vector<int64_t> ids, positions, rows, target_index, target_id;
   std::vector<float> weights;
-  const int64_t patches = config.ImageTokens();
+  const int64_t patches = config.ImageTokens(), words = config.text.vocab_size - 1;
+  int64_t word = 0;
   for (const DocumentShape& document : documents) {
     const int64_t begin = static_cast<int64_t>(ids.size()), image_tokens = document.images * patches;
     batch.document_starts.push_back(begin);
     for (int64_t i = 0; i < document.tokens; ++i) {
       const bool image = i < image_tokens;
-      int64_t id = image ? config.image_token_index : static_cast<int64_t>(rng.Below(config.text.vocab_size - 1));
-      if (!image && id >= config.image_token_index) ++id;  // the image token stands for pictures only
+      const bool follows = text == Text::kChained && i > image_tokens;
+      if (!image) word = follows ? (7 * word + 5) % words : static_cast<int64_t>(rng.Below(words));
+      // The image token stands for pictures only.
+      const int64_t id = image ? config.image_token_index : word + (word >= config.image_token_index ? 1 : 0);
       ids.push_back(id);
       positions.push_back(i);
       if (image) rows.push_back(begin + i);

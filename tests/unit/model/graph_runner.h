@@ -16,6 +16,8 @@ namespace vlm::model::testing {
 
 // Odd shapes: head size is not hidden/heads, one key/value head for four, odd vocabulary.
 LlavaConfig SmallLlava();
+// Large enough that ATen splits its loops and MKL its products over threads.
+LlavaConfig WideLlava();
 
 enum class Layout { kFlat, kApart };  // kFlat: node by node, 64-element aligned, as buckets are
 
@@ -32,8 +34,14 @@ struct DocumentShape {
   int64_t tokens = 0;
   int64_t images = 0;  // at the front of the document
 };
-// Random ids and pixels; every text position but a document's last has the next id as its target.
-MicroBatch RandomBatch(const LlavaConfig& config, const std::vector<DocumentShape>& documents, uint64_t seed);
+enum class Text {
+  kRandom,   // cannot be learned but by heart
+  kChained,  // an id says which one is next, so batches that were never seen before are learned too
+};
+// Random pixels and ids, or their documents' first ids; every text position but a document's last has the next id as
+// its target.
+MicroBatch RandomBatch(const LlavaConfig& config, const std::vector<DocumentShape>& documents, uint64_t seed,
+                       Text text = Text::kRandom);
 
 struct PassOptions {
   Save save = Save::kGraph;

@@ -57,7 +57,7 @@ void LlavaRun::MakeBatches() {
   for (int64_t m = collective_->rank(); m < options_.micro_batches; m += collective_->world()) {
     const uint64_t seed = 1000 * step_ + static_cast<uint64_t>(m);
     const auto documents = options_.documents_of ? options_.documents_of(step_, m) : options_.documents;
-    model::MicroBatch batch = model::testing::RandomBatch(options_.config, documents, seed);
+    model::MicroBatch batch = model::testing::RandomBatch(options_.config, documents, seed, options_.text);
     batch.global_index = m;
     batches_.push_back(model::MoveTo(batch, options_.device));
   }

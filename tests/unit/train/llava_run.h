@@ -27,6 +27,7 @@ struct LlavaRunOptions {
   bool overlap = false, recompute = false, measure_activations = false;
   std::vector<std::string> trainable = {};  // patterns; empty: all
   bool same_batches = false;                // every step sees the first one's, made once
+  model::testing::Text text = model::testing::Text::kRandom;
 };
 
 // Dies on errors: there is nothing to test or measure then.
