@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <new>
 
@@ -18,6 +19,8 @@ namespace {
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 // Sizes are multiples of it, so that tensors which differ by a few rows find each other's blocks.
 constexpr size_t kGranularity = 1024;
+
+std::atomic<ReusingAllocator*> process_allocator = nullptr;
 
 size_t RoundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -197,7 +200,13 @@ void ReusingAllocator::Unmap(Block* region) {
 
 void ReuseTensorMemory() {
   static ReusingAllocator* const allocator = new ReusingAllocator;  // tensors may live until the process ends
+  process_allocator = allocator;
   c10::SetCPUAllocator(allocator, /*priority=*/1);
+}
+
+uint64_t TensorBytesPeak() {
+  const ReusingAllocator* const allocator = process_allocator;
+  return allocator == nullptr ? 0 : allocator->usage().used_bytes_peak;
 }
 
 }  // namespace vlm::train

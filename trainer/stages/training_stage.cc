@@ -19,6 +19,7 @@
 #include "train/checkpoint_files.h"
 #include "train/checkpoint_state.h"
 #include "train/end_together.h"
+#include "train/process_memory.h"
 #include "trainer/exit_code.h"
 #include "trainer/stages/bad_pictures.h"
 #include "trainer/stages/resume.h"
@@ -151,6 +152,9 @@ class TrainingRun {
   void LogLedger(uint64_t step) const {
     std::fprintf(stderr, "bytes of rank %d after step %llu\n%s", context_.assignment->rank,
                  static_cast<unsigned long long>(step), parts_.store->ledger().ToString().c_str());
+    if (const uint64_t peak = train::TensorBytesPeak(); peak > 0) {
+      std::fprintf(stderr, "tensors: at most %llu bytes at one time so far\n", static_cast<unsigned long long>(peak));
+    }
   }
 
   // The step's micro-batches, announced to the other ranks; nothing after the last step.
