@@ -23,6 +23,20 @@ absl::StatusOr<at::ScalarType> TypeOf(const checkpoint::TensorEntry& entry) {
   return absl::InvalidArgumentError("tensor is neither F32 nor I64: " + entry.name);
 }
 
+absl::Status BuildGraph(const std::string& json, BenchModel* opened) {
+  VLM_ASSIGN_OR_RETURN(const std::string type, model::ModelType(json));
+  if (type == "llava") {
+    VLM_ASSIGN_OR_RETURN(opened->config, model::ParseLlavaConfig(json));
+    VLM_ASSIGN_OR_RETURN(opened->graph, model::BuildLlava(opened->config));
+    return absl::OkStatus();
+  }
+  if (type != "qwen2") return absl::InvalidArgumentError("model type is neither llava nor qwen2: " + type);
+  opened->config.image_token_index = kNoImageToken;
+  VLM_ASSIGN_OR_RETURN(opened->config.text, model::ParseTextConfig(json));
+  VLM_ASSIGN_OR_RETURN(opened->graph, model::BuildQwen2(opened->config.text));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::map<std::string, at::Tensor>> ReadTensors(const std::string& path) {
@@ -42,8 +56,7 @@ absl::StatusOr<std::map<std::string, at::Tensor>> ReadTensors(const std::string&
 absl::StatusOr<std::unique_ptr<BenchModel>> OpenBenchModel(const std::string& folder, const BenchStore& options) {
   VLM_ASSIGN_OR_RETURN(const std::string json, ReadFile(PosixFileSystem(), folder + "/config.json", kConfigBytesMax));
   auto opened = std::make_unique<BenchModel>();
-  VLM_ASSIGN_OR_RETURN(opened->config, model::ParseLlavaConfig(json));
-  VLM_ASSIGN_OR_RETURN(opened->graph, model::BuildLlava(opened->config));
+  VLM_RETURN_IF_ERROR(BuildGraph(json, opened.get()));
   if (options.collective == nullptr) opened->collective = train::NewSingleRankCollective();
   train::Collective* const collective = options.collective == nullptr ? opened->collective.get() : options.collective;
   opened->queue = std::make_unique<train::CommunicationQueue>(options.overlap, RealClock());

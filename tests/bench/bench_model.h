@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -21,14 +22,16 @@ namespace vlm::bench {
 // reader.
 absl::StatusOr<std::map<std::string, at::Tensor>> ReadTensors(const std::string& path);
 
-// A folder with config.json (a LLaVA) and model.safetensors, fp32.
+// A folder with config.json (a LLaVA or a Qwen2) and model.safetensors, fp32.
 struct BenchModel {
-  model::LlavaConfig config;
+  model::LlavaConfig config;  // of a Qwen2 `text` alone; its image token is kNoImageToken
   model::Graph graph;
   std::unique_ptr<train::Collective> collective;  // null when it is the caller's
   std::unique_ptr<train::CommunicationQueue> queue;
   std::unique_ptr<train::ParameterStore> store;
 };
+
+inline constexpr int64_t kNoImageToken = -1;
 
 struct BenchStore {
   bool trainable = true;                    // else parameters only
@@ -36,7 +39,7 @@ struct BenchStore {
   train::ZeroLevel zero = train::ZeroLevel::kZero2;
   bool overlap = false;  // the job file's default: ranks here fill the cores
 };
-// INVALID_ARGUMENT names a weight that the file lacks.
+// INVALID_ARGUMENT names a weight that the file lacks, or a model type that is neither.
 absl::StatusOr<std::unique_ptr<BenchModel>> OpenBenchModel(const std::string& folder, const BenchStore& options);
 inline absl::StatusOr<std::unique_ptr<BenchModel>> OpenBenchModel(const std::string& folder, bool trainable) {
   return OpenBenchModel(folder, BenchStore{.trainable = trainable});

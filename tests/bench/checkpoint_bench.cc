@@ -5,7 +5,9 @@
 //   model        builds the model at zero 2 and takes one step, so that moments are not zero
 //   pause        what training waits for in a save: the copy of this rank's part of the state
 //   save DIR     all files of the state, hashed and synced, as the trainer's saves are; DIR exists
-//   load DIR     the whole state into the ranks' shards, saved by any number of ranks
+//   load DIR     the whole state into the ranks' shards, saved by any number of ranks: each rank has its part of the
+//                weights then, and gathers the others' parts when it first uses them
+//   gather       that first use: every bucket once, whole on every rank
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -65,8 +67,18 @@ class Rank {
       Must(train::SaveState(train::PlanState(*opened_->store, options), opened_->store.get()));
     } else if (request.starts_with("save ")) {
       train::WriteStateFolder(folder, kFileBytesMax, opened_->store.get());
+    } else if (request == "gather") {
+      GatherWeights();
     } else {
       Must(train::LoadStateFolder(folder, opened_->store.get()));
+    }
+  }
+
+  void GatherWeights() {
+    train::ParameterStore* const store = opened_->store.get();
+    for (train::BucketId id = 0; id < static_cast<train::BucketId>(store->buckets().size()); ++id) {
+      Must(store->queue()->Wait(store->Acquire(id)));
+      store->Release(id);
     }
   }
 

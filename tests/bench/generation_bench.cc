@@ -1,10 +1,10 @@
-// Generates from a LLaVA folder, greedily and without a stop token, a number of rounds at a time as generation_bench.py
-// asks, which lets this program and its peer take turns.
+// Generates from a LLaVA's or a Qwen2's folder, greedily and without a stop token, a number of rounds at a time as
+// generation_bench.py asks, which lets this program and its peer take turns.
 //
 // Usage: generation_bench FOLDER THREADS NEW_TOKENS CASE=PROMPTS.safetensors ...
-// Prompts: ids [B, T], pixels [B, 3, S, S], image tokens in the ids; all of them are decoded together. Reads
-// "CASE ROUNDS" per line from the standard input and prints one line of JSON with the seconds of each round and the
-// answers of the last.
+// Prompts: ids [B, T] and, of a LLaVA, pixels [B, 3, S, S] with image tokens in the ids; all of them are decoded
+// together. Reads "CASE ROUNDS" per line from the standard input and prints one line of JSON with the seconds of each
+// round and the answers of the last.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
@@ -31,7 +31,7 @@ absl::StatusOr<std::vector<model::Prompt>> ReadPrompts(const std::string& path, 
   for (size_t row = 0; row < prompts.size(); ++row) {
     const int64_t* ids = ids_BT[row].const_data_ptr<int64_t>();
     prompts[row].ids.assign(ids, ids + ids_BT.size(1));
-    prompts[row].pixels = tensors.at("pixels").narrow(0, row, 1).clone();
+    if (tensors.contains("pixels")) prompts[row].pixels = tensors.at("pixels").narrow(0, row, 1).clone();
     for (int64_t t = 0; t < ids_BT.size(1); ++t) {
       if (ids[t] == image_token) prompts[row].image_rows.push_back(t);
     }
