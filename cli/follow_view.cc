@@ -145,17 +145,17 @@ std::vector<std::string> FollowView::TakePlainLines(absl::Time wall, absl::Durat
     } else {
       text = LiveText(stage, wall);
     }
-    lines.push_back(absl::StrCat(stage.name(), ": ", Word(stage.state()), text.empty() ? "" : ", ", text));
+    lines.push_back(Printable(absl::StrCat(stage.name(), ": ", Word(stage.state()), text.empty() ? "" : ", ", text)));
   }
   return lines;
 }
 
 std::string FollowView::Summary(absl::Time wall) const {
   const absl::Time end = job_.has_ended_at() ? FromProto(job_.ended_at()) : wall;
-  std::string text = absl::StrCat("\njob ", job_.job_id(), " ", Word(job_.state()));
-  if (job_.has_submitted_at()) absl::StrAppend(&text, " after ", HumanDuration(end - FromProto(job_.submitted_at())));
-  if (!job_.reason().empty() && job_.state() != v1::JOB_STATE_SUCCEEDED) absl::StrAppend(&text, ": ", job_.reason());
-  text += "\n\n";
+  std::string head = absl::StrCat("job ", job_.job_id(), " ", Word(job_.state()));
+  if (job_.has_submitted_at()) absl::StrAppend(&head, " after ", HumanDuration(end - FromProto(job_.submitted_at())));
+  if (!job_.reason().empty() && job_.state() != v1::JOB_STATE_SUCCEEDED) absl::StrAppend(&head, ": ", job_.reason());
+  std::string text = absl::StrCat("\n", Printable(head), "\n\n");
   Table table({"STAGE", "STATE", "TIME", "RESTARTS", "ARTIFACT"});
   for (const v1::Stage& stage : job_.stages()) {
     table.Add({stage.name(), Word(stage.state()), DurationText(stage, wall),
@@ -163,13 +163,13 @@ std::string FollowView::Summary(absl::Time wall) const {
   }
   text += table.ToString(0);  // folders are there to be copied: never cut
   for (const v1::Stage& stage : job_.stages()) {
-    if (stage.state() == v1::STAGE_STATE_FAILED)
-      absl::StrAppend(&text, "\n", stage.name(), " failed: ", stage.reason());
+    if (stage.state() != v1::STAGE_STATE_FAILED) continue;
+    absl::StrAppend(&text, "\n", Printable(absl::StrCat(stage.name(), " failed: ", stage.reason())));
   }
   if (text.back() != '\n') text += '\n';
   const std::vector<std::string> next = NextCommands(job_);
   if (!next.empty()) text += "\nnext:\n";
-  for (const std::string& command : next) absl::StrAppend(&text, "  ", command, "\n");
+  for (const std::string& command : next) absl::StrAppend(&text, "  ", Printable(command), "\n");
   return text;
 }
 

@@ -22,7 +22,7 @@ class Fields {
  public:
   void Add(const std::string& key, const std::string& value) {
     if (value.empty()) return;
-    rows_.push_back({key, value});
+    rows_.push_back({key, Printable(value)});
   }
   std::string ToString() const {
     size_t width = 0;
@@ -80,7 +80,8 @@ std::string StageDescription(const v1::Stage& stage, const ViewOptions& options)
     fields.Add("  attempt", absl::StrCat(stage.fence(), ", ", Word(stage.attempt_state()), ", ", stage.world(),
                                          stage.world() == 1 ? " rank" : " ranks"));
   }
-  std::string text = absl::StrCat("stage ", stage.name(), " (", stage.kind(), ")\n", fields.ToString());
+  std::string text =
+      absl::StrCat(Printable(absl::StrCat("stage ", stage.name(), " (", stage.kind(), ")")), "\n", fields.ToString());
   if (stage.ranks().empty()) return text;
   Table table({"    RANK", "NODE", "PHASE", "EXIT", "FAILURE", "MESSAGE"});
   for (const v1::RankPlacement& rank : stage.ranks()) {

@@ -4,8 +4,9 @@
 #include <yaml-cpp/yaml.h>
 
 #include <nlohmann/json.hpp>
-#include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/check.h"
 
 namespace vlm::cli {
@@ -34,6 +35,24 @@ void Emit(const nlohmann::ordered_json& json, YAML::Emitter* out) {
   }
 }
 
+// Protobuf's printer escapes DEL and C1, nlohmann's does not; only strings have them.
+std::string EscapeControls(std::string_view json) {
+  std::string escaped;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(json[i]);
+    const auto next = static_cast<unsigned char>(i + 1 < json.size() ? json[i + 1] : 0);
+    if (byte == 0x7F) {
+      escaped += "\\u007f";
+    } else if (byte == 0xC2 && next >= 0x80 && next < 0xA0) {
+      absl::StrAppend(&escaped, "\\u00", absl::Hex(next));
+      ++i;
+    } else {
+      escaped += json[i];
+    }
+  }
+  return escaped;
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> MessageToJson(const google::protobuf::Message& message) {
@@ -50,17 +69,18 @@ absl::StatusOr<std::string> MessageToJson(const google::protobuf::Message& messa
 std::string JsonToYaml(std::string_view json) {
   YAML::Emitter out;
   Emit(nlohmann::ordered_json::parse(json), &out);
-  return std::string(out.c_str()) + "\n";
+  // The emitter escapes control characters but DEL, which only strings have, and they are quoted.
+  return absl::StrReplaceAll(out.c_str(), {{"\x7f", "\\x7F"}}) + "\n";
 }
 
-std::string JsonToText(std::string json, OutputFormat format) {
+std::string JsonToText(const std::string& json, OutputFormat format) {
   VLM_CHECK(format != OutputFormat::kTable, "a table has no JSON");
-  return format == OutputFormat::kJson ? std::move(json) : JsonToYaml(json);
+  return format == OutputFormat::kJson ? EscapeControls(json) : JsonToYaml(json);
 }
 
 absl::StatusOr<std::string> MessageToText(const google::protobuf::Message& message, OutputFormat format) {
-  VLM_ASSIGN_OR_RETURN(std::string json, MessageToJson(message));
-  return JsonToText(std::move(json), format);
+  VLM_ASSIGN_OR_RETURN(const std::string json, MessageToJson(message));
+  return JsonToText(json, format);
 }
 
 }  // namespace vlm::cli

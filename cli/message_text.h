@@ -17,13 +17,14 @@ enum class OutputFormat { kTable, kJson, kYaml };
 // INTERNAL for values that JSON's mapping has no room for (a timestamp out of range).
 absl::StatusOr<std::string> MessageToJson(const google::protobuf::Message& message);
 
-// The same document as YAML, keys in the same order; strings are always quoted, so none turns into a number.
+// The same document as YAML, keys in the same order; strings are always quoted, so none turns into a number. A code
+// point that no text uses (U+FFFE, say) becomes U+FFFD. Neither document has a control character but its line breaks.
 // `json` must be valid.
 std::string JsonToYaml(std::string_view json);
 
 // Requires kJson or kYaml.
 absl::StatusOr<std::string> MessageToText(const google::protobuf::Message& message, OutputFormat format);
-std::string JsonToText(std::string json, OutputFormat format);
+std::string JsonToText(const std::string& json, OutputFormat format);
 
 }  // namespace vlm::cli
 

@@ -4,12 +4,19 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/utf8.h"
 
 namespace vlm::cli {
 namespace {
 
 constexpr size_t kGap = 2;
 constexpr size_t kLastColumnMin = 10;  // a narrow terminal wraps rather than hides the last column
+
+// Of one whole character. C1, U+0080 to U+009F, is what a terminal takes for ESC and a letter.
+bool IsControl(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character[0]);
+  return first < 0x20 || first == 0x7F || (first == 0xC2 && static_cast<unsigned char>(character[1]) < 0xA0);
+}
 
 bool StartsCharacter(char byte) { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }
 
@@ -19,11 +26,19 @@ size_t DisplayWidth(std::string_view text) {
   return static_cast<size_t>(std::count_if(text.begin(), text.end(), StartsCharacter));
 }
 
-std::string FitTo(std::string_view text, size_t columns) {
-  std::string clean(text);
-  for (char& byte : clean) {
-    if (static_cast<unsigned char>(byte) < 0x20 || byte == 0x7F) byte = ' ';
+std::string Printable(std::string_view text) {
+  std::string printable;
+  while (!text.empty()) {
+    const size_t bytes = Utf8CharacterBytes(text);
+    const std::string_view character = text.substr(0, bytes);
+    printable += bytes == 0 ? std::string_view("?") : IsControl(character) ? std::string_view(" ") : character;
+    text.remove_prefix(bytes == 0 ? 1 : bytes);
   }
+  return printable;
+}
+
+std::string FitTo(std::string_view text, size_t columns) {
+  std::string clean = Printable(text);
   if (DisplayWidth(clean) <= columns) return clean;
   const size_t kept = columns > 3 ? columns - 3 : columns;
   size_t characters = 0, end = 0;

@@ -10,7 +10,10 @@ namespace vlm::cli {
 
 // Columns of a terminal that `text` takes: its characters, as long as they are neither wide nor combining.
 size_t DisplayWidth(std::string_view text);
-// At most `columns` wide, "..." at the cut. Line breaks, tabs and control characters become spaces.
+// `text` as a screen may get it: control characters (C0 with line breaks and tabs, DEL, C1) become spaces, bytes that
+// belong to no character of UTF-8 "?". What others wrote, a reason or a name, goes through it.
+std::string Printable(std::string_view text);
+// At most `columns` wide, "..." at the cut, and Printable.
 std::string FitTo(std::string_view text, size_t columns);
 std::string PadTo(std::string text, size_t columns);
 

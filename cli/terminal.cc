@@ -7,6 +7,19 @@
 #include "cli/table.h"
 
 namespace vlm::cli {
+namespace {
+
+std::string PrintableLines(std::string_view text) {
+  std::string lines;
+  for (size_t end = 0; end != std::string_view::npos;) {
+    end = text.find('\n');
+    lines += Printable(text.substr(0, end)) + "\n";
+    if (end != std::string_view::npos) text.remove_prefix(end + 1);
+  }
+  return lines;
+}
+
+}  // namespace
 
 void Terminal::ClearLive() {
   if (live_lines_ == 0) return;
@@ -22,12 +35,12 @@ void Terminal::Write(std::string_view text) {
   if (live) Redraw(drawn_);
 }
 
-void Terminal::Line(std::string_view text) { Write(std::string(text) + "\n"); }
+void Terminal::Line(std::string_view text) { Write(PrintableLines(text)); }
 
 void Terminal::Error(std::string_view text) {
   const bool live = live_lines_ > 0;
   ClearLive();
-  options_.error(std::string(text) + "\n");
+  options_.error(PrintableLines(text));
   if (live) Redraw(drawn_);
 }
 

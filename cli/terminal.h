@@ -30,7 +30,7 @@ class Terminal {
 
   // Text as it is, to standard output, above the live block.
   void Write(std::string_view text);
-  // One line each.
+  // A line each, or more where `text` has line breaks; each Printable (cli/table.h).
   void Line(std::string_view text);
   void Error(std::string_view text);  // to standard error
 

@@ -7,7 +7,9 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "absl/strings/str_join.h"
 #include "cli/exit_code.h"
+#include "cli/follow_view.h"
 #include "cli/human_units.h"
 #include "cli/job_views.h"
 #include "cli/message_text.h"
@@ -79,6 +81,16 @@ TEST(TableTest, CutsBetweenCharacters) {
   EXPECT_EQ(FitTo("a\x1b[2Jb", 10), "a [2Jb") << "control characters cannot reach the terminal";
 }
 
+TEST(TableTest, WhatIsPrintableHasNoControlCharacterAndIsUtf8) {
+  EXPECT_EQ(Printable("größe 图"), "größe 图");
+  EXPECT_EQ(Printable("a\nb\tc\rd\x7f"), "a b c d ");
+  EXPECT_EQ(Printable("a\xc2\x9b"
+                      "2Jb\xc2\xa0"),
+            "a 2Jb\xc2\xa0")
+      << "C1: U+009B begins a sequence as ESC [ does";
+  EXPECT_EQ(Printable("\xff|\xc3|\xed\xa0\x80"), "?|?|???");
+}
+
 TEST(TerminalTest, RedrawsItsBlockInPlace) {
   std::string screen;
   int columns = 12;
@@ -101,6 +113,18 @@ TEST(TerminalTest, RedrawsItsBlockInPlace) {
   terminal.EndLive();
   terminal.Line("done");
   EXPECT_EQ(screen, "done\n");
+}
+
+TEST(TerminalTest, LinesAndErrorsOfOthersCannotSteerIt) {
+  std::string screen;
+  TerminalOptions options;
+  options.out = [&](std::string_view text) { screen += text; };
+  options.error = options.out;
+  Terminal terminal(options);
+  terminal.Line("a\x1b[2J\nb\r");
+  terminal.Error("refused: \x07\xff");
+  terminal.Line("");
+  EXPECT_EQ(screen, "a [2J\nb \nrefused:  ?\n\n");
 }
 
 TEST(MessageTextTest, JsonKeepsTheNamesOfTheProtoAndYamlSaysTheSame) {
@@ -136,10 +160,47 @@ TEST(MessageTextTest, EmptyListsAndMapsAreValidYaml) {
             "jobs: []\nmore:\n  x: ~\n  y: -1.5\n  z: true\nnone: {}\n");
 }
 
+TEST(MessageTextTest, ControlCharactersAreEscaped) {
+  v1::Job job;
+  job.set_reason(
+      "a\x1b\x7f\xc2\x9b"
+      "b\n");
+  const std::string document = nlohmann::json{{"reason", job.reason()}}.dump();  // as the verbs join messages
+  for (const OutputFormat format : {OutputFormat::kJson, OutputFormat::kYaml}) {
+    for (const std::string& text : {MessageToText(job, format).value(), JsonToText(document, format)}) {
+      for (const char* const control : {"\x1b", "\x7f", "\xc2\x9b"}) {
+        EXPECT_THAT(text, testing::Not(testing::HasSubstr(control)));
+      }
+      EXPECT_EQ(YAML::Load(text)["reason"].as<std::string>(), job.reason()) << text;  // JSON is YAML
+    }
+  }
+}
+
 TEST(MessageTextTest, ATimeOutOfRangeIsAnErrorNotACrash) {
   v1::Job job;
   job.mutable_submitted_at()->set_seconds(INT64_MAX);
   EXPECT_EQ(MessageToJson(job).status().code(), absl::StatusCode::kInternal);
+}
+
+TEST(JobViewsTest, ReasonsAndNamesCannotSteerTheTerminal) {
+  v1::Job job;
+  job.set_job_id("a\x1b[2J");
+  job.set_state(v1::JOB_STATE_FAILED);
+  job.set_reason("one\ntwo\x1b[2J");
+  v1::Stage* const stage = job.add_stages();
+  stage->set_name("sft\r");
+  stage->set_kind("sft\x1b");
+  stage->set_state(v1::STAGE_STATE_FAILED);
+  stage->set_reason(
+      "\xc2\x9b"
+      "2J");
+  FollowView view;
+  view.SetJob(job);
+  const std::string text = JobDescription(job, {}, {}) + view.Summary(absl::UnixEpoch()) +
+                           absl::StrJoin(view.TakePlainLines(absl::UnixEpoch(), absl::ZeroDuration()), "\n");
+  EXPECT_THAT(text, testing::HasSubstr("one two [2J"));
+  for (const char* const control : {"\x1b", "\r", "\xc2\x9b"})
+    EXPECT_THAT(text, testing::Not(testing::HasSubstr(control)));
 }
 
 TEST(JobViewsTest, WordsAreTheEnumsNames) {
