@@ -12,8 +12,9 @@ namespace {
 
 constexpr uint64_t kMagic = 0x3372656461656856;  // "Vheader3"
 constexpr size_t kPlanHashBytesMax = 64;
-constexpr uint64_t kMicroBatchesMax = 1 << 20;  // of one rank and step; more is a corrupt header
-constexpr uint64_t kBadPicturesMax = 1 << 24;   // likewise
+constexpr uint64_t kMicroBatchesMax = 1 << 20;   // of one rank and step; more is a corrupt header
+constexpr uint64_t kBadPicturesMax = 1 << 24;    // likewise
+constexpr int64_t kCountMax = int64_t{1} << 31;  // of one micro-batch, likewise; so that no step's sum overflows
 
 // Ranks are the same build on the same kind of machine; native byte order.
 struct WirePrefix {
@@ -110,6 +111,10 @@ absl::StatusOr<RankHeader> DecodeRankHeader(std::string_view bytes) {
   for (uint64_t i = 0; i < prefix.micro_batches; ++i) {
     WireMicroBatch w;
     std::memcpy(&w, bytes.data() + i * sizeof(w), sizeof(w));
+    for (const int64_t count : {w.tokens, w.targets, w.documents, w.images, w.vision_tokens}) {
+      if (count >= 0 && count <= kCountMax) continue;
+      return absl::DataLossError(absl::StrCat("step header has a count that no micro-batch has: ", count));
+    }
     header.micro_batches.push_back(
         {w.global_index, {w.tokens, w.targets, w.documents, w.images, w.vision_tokens}, w.target_weight});
   }
@@ -154,6 +159,10 @@ absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank) {
     step.micro_batches.push_back(entry);
     step.target_weight += entry.target_weight;
     AddCounts(entry.counts, &step.totals);
+  }
+  if (!std::isfinite(step.target_weight)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the target weights' sum overflows: step ", step.step, ", micro-batches ", total));
   }
   if (step.target_weight == 0) {
     return absl::InvalidArgumentError(

@@ -46,11 +46,12 @@ MicroBatchHeader Describe(const model::MicroBatch& batch);
 
 // Collective (AllGatherBytes). The same error on every rank: FAILED_PRECONDITION when two ranks disagree about step or
 // plan (the message names both), INVALID_ARGUMENT when the micro-batches are not 0..M-1 dealt to rank m mod world, one
-// has no target, or when no micro-batch has a target weight, i.e. the denominator would be 0. Errors of the collective
-// as they are.
+// has no target, or when no micro-batch has a target weight, i.e. the denominator would be 0, or their sum overflows;
+// DATA_LOSS, naming the rank, when a header is none. Errors of the collective as they are.
 absl::StatusOr<StepHeader> ExchangeHeader(const RankHeader& mine, Collective* collective);
 
-// The pure halves of ExchangeHeader.
+// The pure halves of ExchangeHeader. What DecodeRankHeader takes is encoded as it came; DATA_LOSS for bytes that are no
+// header, or one with a count that no micro-batch has.
 std::string EncodeRankHeader(const RankHeader& header);
 absl::StatusOr<RankHeader> DecodeRankHeader(std::string_view bytes);
 absl::StatusOr<StepHeader> JoinHeaders(const std::vector<RankHeader>& by_rank);

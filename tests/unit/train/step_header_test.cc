@@ -30,6 +30,23 @@ TEST(StepHeaderTest, DamagedBytesAreRefused) {
   EXPECT_FALSE(DecodeRankHeader("Y" + bytes.substr(1)).ok());
 }
 
+TEST(StepHeaderTest, CountsThatNoMicroBatchHasAreRefused) {
+  for (int64_t model::Counts::* const count :
+       {&model::Counts::tokens, &model::Counts::targets, &model::Counts::documents, &model::Counts::images,
+        &model::Counts::vision_tokens}) {
+    for (const int64_t value : {int64_t{-1}, (int64_t{1} << 31) + 1, INT64_MAX}) {
+      MicroBatchHeader entry = Entry(1, 0.1);
+      entry.counts.*count = value;
+      EXPECT_TRUE(absl::IsDataLoss(DecodeRankHeader(EncodeRankHeader({17, "h", {entry}})).status())) << value;
+    }
+  }
+}
+
+TEST(StepHeaderTest, ADenominatorThatOverflowsIsRefused) {
+  EXPECT_EQ(JoinHeaders({{5, "a", {Entry(0, 1e308)}}, {5, "a", {Entry(1, 1e308)}}}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
 TEST(StepHeaderTest, DenominatorIsSummedInOrderOfMicroBatches) {
   const std::vector<double> weights = {1e16, 1.0, -0.0, 1.0, 3.0};
   double expected = 0;
