@@ -1,4 +1,4 @@
-// Between our types and gRPC's. Included by the two gRPC files of this folder only.
+// Between our types and gRPC's. Included by the two gRPC files of this folder, and by what tests them, only.
 #ifndef VLM_RPC_GRPC_CONVERT_H_
 #define VLM_RPC_GRPC_CONVERT_H_
 
