@@ -99,7 +99,11 @@ rocksdb::DBOptions DatabaseOptions(const std::string& path) {
   return options;
 }
 
-// The end of the newest log that has bytes, where it is zeros.
+// What a disk writes whole or not at all: bytes of a page that never came are zeros from a multiple of it on.
+constexpr size_t kSectorBytes = 512;
+
+// The end of the newest log that has bytes, where whole sectors up to its end are zeros. A value that ends in a few
+// zeros is not that: its record, when it is damaged, was acknowledged.
 struct ZeroTail {
   std::string log;
   off_t begin = 0, end = 0;
@@ -118,7 +122,8 @@ std::optional<ZeroTail> FindZeroTail(rocksdb::Env* env, const std::string& path)
     if (!rocksdb::ReadFileToString(env, log, &bytes).ok()) return std::nullopt;
     if (bytes.empty()) continue;
     const size_t kept = bytes.find_last_not_of('\0') + 1;  // 0 where there is none
-    if (kept == bytes.size()) return std::nullopt;
+    const size_t sector = (kept + kSectorBytes - 1) / kSectorBytes * kSectorBytes;
+    if (sector >= bytes.size()) return std::nullopt;
     return ZeroTail{log, static_cast<off_t>(kept), static_cast<off_t>(bytes.size())};
   }
   return std::nullopt;

@@ -265,6 +265,15 @@ TEST_F(PowerLossTest, ZerosAtTheEndExcuseNoDamageBeforeThem) {
   }
 }
 
+TEST_F(PowerLossTest, ADamagedLastRecordWhoseValueEndsInZerosIsNotTakenForALostTail) {
+  std::string rotten = bytes_.substr(0, begin_);
+  ASSERT_EQ(rotten.back(), '\0') << "the last row's value";
+  const size_t at = rotten.find("key 4");
+  ASSERT_LT(at, rotten.size());
+  rotten[at] = static_cast<char>(rotten[at] ^ 0x40);
+  EXPECT_EQ(RowsWithLog(rotten).status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST(RocksDbMetaStore, APathThatCannotBeADatabaseIsAnError) {
   EXPECT_FALSE(OpenRocksDbMetaStore({"/proc/no/such/place", {"a"}}).ok());
 }
