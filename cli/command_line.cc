@@ -27,6 +27,13 @@ constexpr char kVerbFooter[] =
     "`vlmctl --help` explains them and lists the exit codes.\n";
 constexpr char kStepHelp[] = "STAGE for its newest complete checkpoint, or STAGE@STEP";
 
+// What is wrong with it; empty: nothing. An unset variable of a script must not become a new job each time.
+std::string CheckRequestId(const std::string& id) {
+  constexpr size_t kBytesMax = 128;  // what the coordinator takes
+  if (!id.empty() && id.size() <= kBytesMax) return "";
+  return absl::StrCat("expected 1 to ", kBytesMax, " bytes, got ", id.size());
+}
+
 VerbResult Version(const Context& context) {
   if (context.format == OutputFormat::kTable) {
     context.terminal->Line(absl::StrCat("vlmctl ", kVersion));
@@ -108,9 +115,13 @@ class Commands {
     CLI::Option* const quiet = submit->add_flag("-q,--quiet", submit_.quiet, "Print the job's id alone");
     CLI::Option* const id_file = submit->add_option("--id-file", submit_.id_file, "File that gets the job's id");
     id_file->type_name("FILE");
+    CLI::Option* const request_id =
+        submit->add_option("--request-id", submit_.request_id, "A name for this submit: a second one is no second job");
+    request_id->check(CheckRequestId)->type_name("ID");
     submit->add_flag("--validate-only", submit_.validate_only, "Check only, here and at the coordinator; store nothing")
         ->excludes(follow)
-        ->excludes(id_file);
+        ->excludes(id_file)
+        ->excludes(request_id);
     follow->excludes(quiet);
     Add(&app_, "list", "All jobs, newest first", true, [](const Context& context) { return ListJobs(context); });
     AddOfJob(&app_, "get", "A job and its stages", true,

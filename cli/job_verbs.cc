@@ -54,7 +54,7 @@ absl::StatusOr<std::vector<v1::Event>> ReadHistory(const Context& context, const
 absl::StatusOr<std::string> Send(const Context& context, const SubmitArguments& arguments, std::string composed) {
   v1::SubmitJobRequest request;
   request.set_job_yaml(std::move(composed));
-  request.set_request_id(context.new_request_id());
+  request.set_request_id(arguments.request_id.empty() ? context.new_request_id() : arguments.request_id);
   request.set_validate_only(arguments.validate_only);
   VLM_ASSIGN_OR_RETURN(
       const v1::SubmitJobResponse response,

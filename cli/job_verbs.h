@@ -15,8 +15,9 @@ struct SubmitArguments {
   std::vector<std::string> overrides;  // --set path=value
   bool follow = false;
   bool validate_only = false;
-  bool quiet = false;   // the job's id alone
-  std::string id_file;  // where the id is written too; empty: nowhere
+  bool quiet = false;      // the job's id alone
+  std::string id_file;     // where the id is written too; empty: nowhere
+  std::string request_id;  // the same for the same submit, whoever repeats it; empty: one of this call
 };
 
 VerbResult Submit(const Context& context, const SubmitArguments& arguments);

@@ -3,7 +3,8 @@
 A round is one victim: a trainer, a worker, the coordinator, or all of them at once. It runs the job, kills, starts
 again what a person would, and goes on until every kill of its plan is done; a job that ends before is followed by
 another.
-After each kill and at each job's end it looks for what was lost and for what is half done.
+After each kill and at each job's end it looks for what was lost and for what is half done. Where the coordinator dies,
+other jobs are submitted just before.
 """
 import collections
 import contextlib
@@ -34,6 +35,18 @@ JOB = ["--set", "spec.stages[sft].train.steps=300", "--set", "spec.stages[sft].c
        "--set", "spec.stages[pretrain].train.steps=40",
        "--set", "spec.retry=[{on: [crash, storage, hang, start_timeout, worker_lost, peer_lost], limit: unlimited}]",
        "--set", "spec.stop_if.no_progress_restarts=1000"]
+
+
+# More ranks than there are slots: it is queued, takes nothing from the round's job and holds up none of its stages.
+WAITING_JOB = """\
+apiVersion: vlm/v1
+kind: TrainingJob
+metadata: {name: waiting}
+spec:
+  ranks: {min: 64}
+  stages: [{name: pictures, kind: generate, generate: {splits: [{name: captions, samples: 1}]}}]
+"""
+ANSWERS_S = 90  # vlmctl itself gives up after a minute
 
 
 @dataclasses.dataclass
@@ -156,6 +169,72 @@ def commits_told(service, job):
     return told
 
 
+class Submits:
+    """Jobs that are submitted just before a kill of the coordinator: each that was acknowledged is there afterwards,
+    none is there that nobody has submitted, and a request that is sent again is the same job."""
+
+    def __init__(self, service, round_job, rng):
+        self.service, self.round_job, self.rng = service, round_job, rng
+        self.file = service.folder / "waiting.yaml"
+        self.file.write_text(WAITING_JOB)
+        self.jobs = {}  # request id -> job, of all that have been acknowledged
+        self.cancelled = set()
+        self.begun = None  # the request id of the one that begin() has sent
+        self.took_s = 0  # by the last one, from its start to its answer
+
+    def arguments(self, request):
+        return ["submit", str(self.file), "-q", "--request-id", request]
+
+    def new_request(self):
+        return f"request-{self.rng.getrandbits(64):016x}"
+
+    def start(self, name, request, delay_s=0):
+        """Ended with the service at the latest."""
+        self.service.processes[name] = subprocess.Popen(
+            ["sh", "-c", f'sleep {delay_s:.3f}; exec "$@"', "submit", str(self.service.bin / "vlmctl"), "--state-dir",
+             str(self.service.folder / "coordinator"), *self.arguments(request)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return self.service.processes[name]
+
+    def acknowledge(self):
+        """One more, until its answer is there: a kill now comes as soon after it as one can."""
+        request, since = self.new_request(), time.monotonic()
+        submit = self.start("acknowledged", request)
+        self.jobs[request] = submit.stdout.readline().strip()
+        self.took_s = time.monotonic() - since
+        assert self.jobs[request], submit.communicate()
+
+    def begin(self):
+        """One more, which a kill within about took_s meets on its way there, inside, or on its way back."""
+        self.begun = self.new_request()
+        self.start("begun", self.begun, delay_s=self.rng.uniform(0, self.took_s))
+
+    def check(self):
+        """After the kill. Cancels what waits."""
+        if self.begun is None:
+            return
+        self.service.processes.pop("acknowledged").communicate(timeout=ANSWERS_S)
+        submit = self.service.processes.pop("begun")
+        printed, told = submit.communicate(timeout=ANSWERS_S)
+        assert submit.returncode == 0, (submit.returncode, printed, told)
+        self.jobs[self.begun] = printed.strip()
+        self.begun = None
+        self.check_listed()
+        for request, job in self.jobs.items():
+            if job not in self.cancelled:
+                again = self.service.vlmctl(*self.arguments(request)).stdout.strip()
+                assert again == job, f"{request} was acknowledged as {job}; sent again, it is {again}"
+                self.service.vlmctl("cancel", job)
+                self.cancelled.add(job)
+
+    def check_listed(self):
+        listed = json.loads(self.service.vlmctl("list", "-o", "json").stdout)["jobs"]
+        found, known = sorted(job["job_id"] for job in listed), sorted([self.round_job, *self.jobs.values()])
+        assert found == known, f"acknowledged are {known}, listed {found}"
+        states = {job["job_id"]: job["state"] for job in listed}
+        assert all(states[job] == "JOB_STATE_CANCELLED" for job in self.cancelled), (self.cancelled, states)
+
+
 def steps_of(stage):
     return int(stage.get("progress", {}).get("done", 0))
 
@@ -178,8 +257,10 @@ class Round:
     def __init__(self, binaries, victim, seed, points_each=None):
         self.binaries, self.victim = binaries, victim
         self.rng = random.Random(f"{seed} {victim}")
+        self.submits_rng = random.Random(f"{seed} {victim} submits")
         self.plan = collections.deque(make_plan(victim, self.rng, points_each))
         self.results = []
+        self.submits = None  # of this job's service, where the coordinator dies
         self.before = None  # what was acknowledged the last time that it was asked before a kill
         self.asking = None  # a LatestSnapshot from before a kill until what it asks is back
         self.events = []  # of this job, as they were told after the last kill
@@ -189,12 +270,16 @@ class Round:
             with Service(self.binaries, crash_points=True) as service:
                 job = service.submit(*JOB)
                 ended = JobEnd(service, job)
+                if self.victim in ("coordinator", "everything"):
+                    self.submits = Submits(service, job, self.submits_rng)
                 self.events = []
                 while self.plan and self.strike(service, job, ended):
                     self.plan.popleft()
                 service.unset_points()
                 service.wait(job)
                 self.check_events(service, job)
+                if self.submits:
+                    self.submits.check_listed()
                 check_job(service, job, reference)
         return self.results
 
@@ -226,6 +311,8 @@ class Round:
               f"moves again after {self.results[-1].recovered_s:.1f} s", flush=True)
         if late:
             restore(service, killed)
+        if self.submits:
+            self.submits.check()
         self.check_events(service, job)
         return True
 
@@ -243,6 +330,9 @@ class Round:
             if self.victim == "trainer":
                 wait_until("a trainer runs", lambda: ended() or living_trainers(service))
             self.before = Snapshot(service, job)
+            if self.submits:
+                self.submits.begin()
+                self.submits.acknowledge()
             killed = self.kill_now(service)
         return killed
 
@@ -251,6 +341,8 @@ class Round:
         acknowledged is known as it is at that point, whoever reached it."""
         if owner(kill.point) == "coordinator":
             self.asking = LatestSnapshot(service, job)
+            if self.submits:  # at the point it can acknowledge no more
+                self.submits.acknowledge()
         service.set_point(kill.point, "freeze", kill.occurrence)
         pid = wait_until(f"{kill.point} is reached", lambda: service.reached(kill.point) or (ended() and -1))
         if pid == -1:
@@ -262,6 +354,12 @@ class Round:
         self.before.committed |= commits_told(service, job)  # the larger of both, for each stage
         if owner(kill.point) == "trainer":
             check_no_half_step(service, job)
+        if self.submits:
+            self.submits.begin()
+            if owner(kill.point) == "coordinator":
+                time.sleep(self.submits.took_s)  # the request is sent, and waits with the process
+            else:
+                self.submits.acknowledge()
         killed = self.kill_now(service, pid)
         with contextlib.suppress(ProcessLookupError):  # it is the victim, or a trainer that is gone with its worker
             os.kill(pid, signal.SIGCONT)

@@ -55,6 +55,27 @@ TEST_F(JobVerbsTest, ALostAnswerIsAskedForAgainWithTheSameRequest) {
   EXPECT_THAT(err(), HasSubstr("trying again"));
 }
 
+TEST_F(JobVerbsTest, AGivenRequestIdIsOneJobHoweverOftenItIsSubmitted) {
+  const std::string file = WriteFile("job.yaml", kJobYaml);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(Run({"submit", file, "-q", "--request-id", "nightly-7"}), 0);
+    EXPECT_EQ(out(), "job-1\n");
+  }
+  for (const v1::SubmitJobRequest& request : coordinator_.submitted()) EXPECT_EQ(request.request_id(), "nightly-7");
+  EXPECT_EQ(Run({"submit", file, "-q", "--request-id", "nightly-7", "--set", "spec.seed=11"}), 9);
+  EXPECT_EQ(coordinator_.jobs_stored(), 1u);
+}
+
+TEST_F(JobVerbsTest, ARequestIdThatNoCoordinatorTakesIsRefusedHere) {
+  const std::string file = WriteFile("job.yaml", kJobYaml);
+  EXPECT_EQ(Run({"submit", file, "--request-id", ""}), 2);
+  EXPECT_THAT(err(), HasSubstr("expected 1 to 128 bytes, got 0"));
+  EXPECT_EQ(Run({"submit", file, "--request-id", std::string(129, 'x')}), 2);
+  EXPECT_THAT(err(), HasSubstr("expected 1 to 128 bytes, got 129"));
+  EXPECT_EQ(Run({"submit", file, "--request-id", "nightly-7", "--validate-only"}), 2);
+  EXPECT_EQ(coordinator_.submits(), 0);
+}
+
 TEST_F(JobVerbsTest, ARefusalIsShownAtOnceUnlessItNamesADelay) {
   const std::string file = WriteFile("job.yaml", kJobYaml);
   coordinator_.RefuseSubmits(absl::ResourceExhaustedError("no new jobs while the coordinator's disk is nearly full"));
