@@ -2,8 +2,6 @@
 
 #include <google/protobuf/descriptor.h>
 
-#include <utility>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/check.h"
@@ -79,6 +77,7 @@ std::string FuzzedChannel::MessageOf(std::string_view method) {
   if (input_.Byte() % 16 == 1) return std::string(input_.Text());
   const std::unique_ptr<Message> message(response->second->New());
   if (!ReadMessage(known_, &input_, message.get())) message->Clear();
+  if (adjust_) adjust_(message.get());
   return message->SerializeAsString();
 }
 

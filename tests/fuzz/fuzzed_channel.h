@@ -5,10 +5,12 @@
 
 #include <google/protobuf/message.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/status.h"
 #include "rpc/channel.h"
@@ -27,8 +29,12 @@ void CheckRequests(const std::map<std::string, const google::protobuf::Message*,
 // Not thread-safe. An input at its end is NOT_FOUND to every call: who asks until something comes ends too.
 class FuzzedChannel final : public rpc::Channel {
  public:
-  // Both must outlive the channel.
-  FuzzedChannel(const KnownValues* known, FuzzInput* input) : known_(*known), input_(*input) {}
+  // May change a message that is going to be sent.
+  using Adjust = std::function<void(google::protobuf::Message*)>;
+
+  // `known` and `input` must outlive the channel.
+  FuzzedChannel(const KnownValues* known, FuzzInput* input, Adjust adjust = nullptr)
+      : known_(*known), input_(*input), adjust_(std::move(adjust)) {}
 
   void Call(std::string_view method, std::string request, const rpc::CallOptions& options, Done done) override;
   std::unique_ptr<rpc::Stream> Open(std::string_view method, const rpc::CallOptions& options,
@@ -42,6 +48,7 @@ class FuzzedChannel final : public rpc::Channel {
 
   const KnownValues& known_;
   FuzzInput& input_;
+  const Adjust adjust_;
   absl::StatusOr<std::string> last_ = absl::UnknownError("no call was made");
 };
 
