@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/numeric/int128.h"
@@ -311,8 +312,9 @@ std::vector<std::string> vlm::fuzz::Seeds() {
   vlm::train::RankHeader header{7, "plan", {{0, {9, 5, 1, 1, 4}, 2.5}}, {3}};
   seeds.push_back("\x02" + vlm::train::EncodeRankHeader(header));
   // Two micro-batches whose weights' sum is no number: 205 % 7 chooses 1e308.
-  const std::string huge("\x00\x09\x05\x01\x01\x04\xcd", 7);
-  seeds.push_back(std::string("\x03\x00\x02\x00\x00\x00", 6) + huge + huge);
+  std::string weights("\x03\x00\x02\x00\x00\x00", 6);
+  for (int i = 0; i < 2; ++i) weights += std::string("\x00\x09\x05\x01\x01\x04\xcd", 7);
+  seeds.push_back(std::move(weights));
   // A stranger with a good hello and a wrong proof, one that mirrors; to each side.
   for (const char side : {'\x00', '\x01'}) {
     seeds.push_back(std::string(1, side) + std::string("\x00\x01\x00\xff\x00\x20", 6) + std::string(32, 'p') +
