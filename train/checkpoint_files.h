@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "checkpoint/client/step_writer.h"
 #include "checkpoint/format/safetensors_folder.h"
+#include "checkpoint/format/write_files.h"
 #include "train/checkpoint_state.h"
 
 namespace vlm::train {

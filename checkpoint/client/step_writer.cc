@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <iterator>
 #include <optional>
 #include <set>
 #include <string_view>
@@ -11,79 +12,13 @@
 #include "absl/strings/str_cat.h"
 #include "base/crash_point.h"
 #include "base/mutex.h"
-#include "checkpoint/format/durable_file.h"
-#include "checkpoint/format/safetensors_writer.h"
 
 namespace vlm::checkpoint {
 namespace {
 
-// Progress is told after each: also a disk of a few MB/s writes it long before a rank is taken for hung.
-constexpr size_t kPieceBytes = 16 << 20;
-
 // The service has said nothing about the call itself: it is away, or a worker has no place for one more call.
 bool MayPass(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) || absl::IsResourceExhausted(status);
-}
-
-// Where one file of a save goes, and who is told of progress.
-struct Target {
-  FileSystem* files;
-  std::string path;
-  const std::function<void()>* advance;
-
-  template <typename Writer>
-  absl::Status Append(std::span<const std::byte> bytes, Writer* writer) const {
-    while (!bytes.empty()) {
-      const std::span<const std::byte> piece = bytes.first(std::min(bytes.size(), kPieceBytes));
-      VLM_RETURN_IF_ERROR(writer->Append(piece));
-      bytes = bytes.subspan(piece.size());
-      if (*advance) (*advance)();
-    }
-    return absl::OkStatus();
-  }
-};
-
-absl::StatusOr<WrittenFile> WriteTensors(const Target& target, const FileToWrite& file) {
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
-                       SafetensorsWriter::Create(target.files, target.path, file.tensors, file.metadata));
-  for (const TensorEntry& tensor : writer->tensors()) {
-    uint64_t produced = 0;
-    VLM_RETURN_IF_ERROR(file.produce_tensor(tensor, [&](std::span<const std::byte> bytes) {
-      produced += bytes.size();
-      return target.Append(bytes, writer.get());
-    }));
-    if (produced != tensor.bytes()) {
-      return absl::InternalError(absl::StrCat("producer of tensor \"", tensor.name, "\" gave ", produced, " bytes of ",
-                                              tensor.bytes(), ": ", target.path));
-    }
-  }
-  return writer->Finish();
-}
-
-absl::StatusOr<WrittenFile> WritePlain(const Target& target, std::string_view contents) {
-  VLM_ASSIGN_OR_RETURN(const std::unique_ptr<DurableFileWriter> writer,
-                       DurableFileWriter::Create(target.files, target.path, contents.size()));
-  VLM_RETURN_IF_ERROR(target.Append(std::as_bytes(std::span(contents.data(), contents.size())), writer.get()));
-  return writer->Finish();
-}
-
-// Folders between the step's own and a file. Not the step's own: the service makes it, and removes it when the attempt
-// is replaced, and a rank that has slept over that must not make it again.
-absl::Status MakeFoldersBelow(FileSystem* files, const std::string& folder, const std::string& below) {
-  if (below == folder) return absl::OkStatus();
-  const std::string parent = ParentPath(below);
-  VLM_RETURN_IF_ERROR(MakeFoldersBelow(files, folder, parent));
-  const absl::Status made = files->MakeDirectory(below);
-  if (!made.ok() && !absl::IsAlreadyExists(made)) return made;
-  return files->SyncDirectory(parent);  // also one that another rank has made and not synced yet
-}
-
-absl::StatusOr<FileClaim> WriteFile(const Target& target, const std::string& folder, const FileToWrite& file) {
-  VLM_RETURN_IF_ERROR(MakeFoldersBelow(target.files, folder, ParentPath(target.path)));
-  VLM_ASSIGN_OR_RETURN(const WrittenFile written,
-                       file.produce_tensor ? WriteTensors(target, file) : WritePlain(target, file.contents));
-  if (*target.advance) (*target.advance)();
-  return FileClaim{file.name, written.bytes, written.digest};
 }
 
 absl::Status CheckSave(const Save& save) {
@@ -189,15 +124,11 @@ class StepWriter::Worker {
 
   absl::Status Perform(Save& save, SaveResult* result) {
     PartToAdd part{save.step.stage_uid, save.step.fence, save.step.step, save.rank, save.written};
-    for (FileToWrite& file : save.files) {
-      if (stopping()) return absl::CancelledError("the writer was closed before the save was written");
-      const Target target = {files_, absl::StrCat(save.folder, "/", file.name), &options_.advance};
-      absl::StatusOr<FileClaim> claim = WriteFile(target, save.folder, file);
-      if (!claim.ok()) return GiveUp(save, claim.status());
-      part.files.push_back(*std::move(claim));
-      file = FileToWrite();  // its snapshot has done its service
-      CrashPoint("save.file_done");
-    }
+    absl::StatusOr<std::vector<FileClaim>> claims = WriteFiles(
+        files_, save.folder, &save.files, {.advance = options_.advance, .stopping = [this] { return stopping(); }});
+    if (absl::IsCancelled(claims.status())) return claims.status();  // this writer is going, not the save's place
+    if (!claims.ok()) return GiveUp(save, claims.status());
+    std::move(claims->begin(), claims->end(), std::back_inserter(part.files));
     for (const FileClaim& claim : part.files) result->bytes += claim.bytes;
     result->files = part.files;
     CrashPoint("save.part_done");

@@ -4,9 +4,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -15,23 +13,9 @@
 #include "base/file_system.h"
 #include "base/status.h"
 #include "checkpoint/client/checkpoint_client.h"
-#include "checkpoint/format/safetensors.h"
+#include "checkpoint/format/write_files.h"
 
 namespace vlm::checkpoint {
-
-// Takes the next bytes of a file; an error must be passed on by the producer.
-using ByteSink = std::function<absl::Status(std::span<const std::byte>)>;
-
-// One file of a save. Either a safetensors file (`tensors` and `produce_tensor`) or plain bytes (`contents`).
-// Producers run later, on the writer's thread: they own, or share, the snapshot they read.
-struct FileToWrite {
-  std::string name;  // relative to the step's folder; one file, one rank
-  std::vector<TensorSpec> tensors;
-  std::map<std::string, std::string> metadata;
-  // Appends exactly tensor.bytes() bytes. Called once per tensor, in the file's order.
-  std::function<absl::Status(const TensorEntry& tensor, const ByteSink& sink)> produce_tensor;  // empty: plain
-  std::string contents;
-};
 
 struct SaveResult {
   absl::Status status;
@@ -59,19 +43,19 @@ struct StepWriterOptions {
   absl::Duration retry_for = absl::Minutes(10);         // AddPart, and giving up, while the service is away
   absl::Duration retry_first = absl::Milliseconds(50);  // doubles up to retry_most
   absl::Duration retry_most = absl::Seconds(2);
-  // Called on the writer's thread whenever some MiB were written, and whenever the service has said that parts of other
-  // ranks are missing. May be empty.
+  // Called on a thread of the writer's, never on two at once, whenever some MiB were written, and whenever the service
+  // has said that parts of other ranks are missing. May be empty.
   std::function<void()> advance = nullptr;
 };
 
-// Thread-safe. One thread writes the saves one after another, in order. A save that cannot be written, or whose part is
-// refused, is given up (AbortStep), so that it keeps no place among the stage's unfinished steps. One that waits for
-// its commit waits for other ranks as long as the service answers.
+// Thread-safe. Saves are written one after another, in order, the files of one two at a time. A save that cannot be
+// written, or whose part is refused, is given up (AbortStep), so that it keeps no place among the stage's unfinished
+// steps. One that waits for its commit waits for other ranks as long as the service answers.
 class StepWriter {
  public:
   // All must outlive the writer.
   StepWriter(FileSystem* files, const CheckpointClient* client, const Clock* clock, StepWriterOptions options);
-  // Finishes the running save's current file, drops the rest (CANCELLED).
+  // Finishes the running save's current files, drops the rest (CANCELLED).
   ~StepWriter();
 
   // Queues a save and returns at once. RESOURCE_EXHAUSTED when its snapshot and those in flight are more than the

@@ -21,8 +21,8 @@ struct TensorRead {
 };
 
 struct ParallelReadOptions {
-  // With two, one waits for the disk while the other hashes. Each holds a buffer of kChunkBytes.
-  int threads = 2;
+  // Some wait for the disk while others hash. Each holds a buffer of kChunkBytes.
+  int threads = 4;
   // For what only this process reads: spares the copy, and leaves others' pages in the cache (base/direct_io.h).
   bool past_page_cache = false;
 };

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "base/at_once.h"
 #include "checkpoint/format/durable_file.h"
 #include "checkpoint/format/json_text.h"
 
@@ -12,6 +13,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kIndexDepthMax = 8;
+constexpr int kOpenedAtOnce = 4;  // of each the first chunk is read and hashed, for its header
 
 absl::Status IndexError(const std::string& path, std::string_view fault) {
   return absl::InvalidArgumentError(
@@ -54,6 +56,22 @@ absl::StatusOr<std::string> ReadIndex(FileSystem* files, const std::string& path
   return text;
 }
 
+using Readers = std::map<std::string, std::unique_ptr<SafetensorsReader>>;  // by file
+
+absl::Status OpenFiles(FileSystem* files, const std::string& folder, const FolderOptions& options, Readers* readers) {
+  std::vector<Readers::value_type*> all;
+  for (Readers::value_type& one : *readers) all.push_back(&one);
+  return ForEachAtOnce(all.size(), kOpenedAtOnce, [&](size_t i, int) -> absl::Status {
+    const std::string& file = all[i]->first;
+    const auto digest = options.digests.find(file);
+    VLM_ASSIGN_OR_RETURN(
+        all[i]->second,
+        SafetensorsReader::Open(files, absl::StrCat(folder, "/", file),
+                                {options.require_sums, digest == options.digests.end() ? "" : digest->second}));
+    return absl::OkStatus();
+  });
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SafetensorsFolder>> SafetensorsFolder::Open(FileSystem* files, const std::string& folder,
@@ -61,7 +79,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsFolder>> SafetensorsFolder::Open(FileS
   const std::string single = absl::StrCat(options.stem, ".safetensors");
   const std::string index_path = absl::StrCat(folder, "/", single, ".index.json");
   std::map<std::string, std::string> file_by_tensor;
-  std::map<std::string, const SafetensorsReader*> readers;
+  Readers readers;
   const absl::StatusOr<std::string> index = ReadIndex(files, index_path, options);
   const bool indexed = index.ok();
   if (indexed) {
@@ -72,26 +90,21 @@ absl::StatusOr<std::unique_ptr<SafetensorsFolder>> SafetensorsFolder::Open(FileS
   } else {
     return index.status();
   }
-  std::unique_ptr<SafetensorsFolder> opened(new SafetensorsFolder());
-  for (auto& [file, reader] : readers) {
-    const auto digest = options.digests.find(file);
-    VLM_ASSIGN_OR_RETURN(
-        std::unique_ptr<SafetensorsReader> open,
-        SafetensorsReader::Open(files, absl::StrCat(folder, "/", file),
-                                {options.require_sums, digest == options.digests.end() ? "" : digest->second}));
-    reader = open.get();
-    for (const TensorEntry& tensor : open->header().tensors) {
-      if (indexed && (!file_by_tensor.contains(tensor.name) || file_by_tensor[tensor.name] != file)) {
-        return IndexError(index_path, absl::StrCat("does not name tensor \"", tensor.name, "\" of ", file));
-      }
-      opened->tensors_[tensor.name] = {open.get(), &tensor};
-    }
-    opened->files_.push_back(std::move(open));
-  }
+  VLM_RETURN_IF_ERROR(OpenFiles(files, folder, options, &readers));
   for (const auto& [tensor, file] : file_by_tensor) {
     if (readers[file]->Find(tensor) == nullptr) {
       return IndexError(index_path, absl::StrCat("names tensor \"", tensor, "\", which is not in ", file));
     }
+  }
+  std::unique_ptr<SafetensorsFolder> opened(new SafetensorsFolder());
+  for (auto& [file, reader] : readers) {
+    for (const TensorEntry& tensor : reader->header().tensors) {
+      if (indexed && (!file_by_tensor.contains(tensor.name) || file_by_tensor[tensor.name] != file)) {
+        return IndexError(index_path, absl::StrCat("does not name tensor \"", tensor.name, "\" of ", file));
+      }
+      opened->tensors_[tensor.name] = {reader.get(), &tensor};
+    }
+    opened->files_.push_back(std::move(reader));
   }
   return opened;
 }

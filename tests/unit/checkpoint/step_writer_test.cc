@@ -253,10 +253,12 @@ TEST_F(StepWriterTest, AServiceThatStaysAwayIsAnErrorInTheEnd) {
 // A rank that writes a hundred gigabytes must not look as if it stood still.
 TEST_F(StepWriterTest, TellsProgressWhileAFileIsWritten) {
   constexpr size_t kBytes = 40 << 20;
-  int advanced = 0;
+  std::atomic<int> advanced = 0;
   options_.advance = [&] { ++advanced; };
-  std::map<std::string, std::set<int>> seen;  // by file, at its appends: all on the writer's thread
+  Mutex mutex;
+  std::map<std::string, std::set<int>> seen;  // by file, at its appends
   const auto files = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string& path) {
+    MutexLock lock(&mutex);
     if (operation == FileOperation::kAppend) seen[path.substr(path.rfind('/') + 1)].insert(advanced);
     return absl::OkStatus();
   });

@@ -3,38 +3,20 @@
 #include <utility>
 
 #include "base/file_system.h"
-#include "checkpoint/format/durable_file.h"
 #include "checkpoint/format/safetensors_folder.h"
-#include "checkpoint/format/safetensors_writer.h"
+#include "checkpoint/format/write_files.h"
 #include "must.h"
 #include "train/checkpoint_files.h"
 #include "train/checkpoint_state.h"
 
 namespace vlm::train {
-namespace {
-
-void WriteOne(const std::string& path, const checkpoint::FileToWrite& file) {
-  if (!file.produce_tensor) {
-    Must(checkpoint::WriteDurableFile(PosixFileSystem(), path, file.contents).status());
-    return;
-  }
-  auto writer = Must(checkpoint::SafetensorsWriter::Create(PosixFileSystem(), path, file.tensors, file.metadata));
-  for (const checkpoint::TensorEntry& tensor : writer->tensors()) {
-    Must(file.produce_tensor(tensor, [&](std::span<const std::byte> bytes) { return writer->Append(bytes); }));
-  }
-  Must(writer->Finish().status());
-}
-
-}  // namespace
 
 void WriteStateFolder(const std::string& folder, int64_t file_bytes_max, ParameterStore* store) {
   StateOptions options;
   options.file_bytes_max = file_bytes_max;
   std::vector<FileImage> images = Must(SaveState(PlanState(*store, options), store));
-  for (checkpoint::FileToWrite& file : Must(ToFilesToWrite(std::move(images)))) {
-    WriteOne(folder + "/" + file.name, file);
-    file = checkpoint::FileToWrite();
-  }
+  std::vector<checkpoint::FileToWrite> files = Must(ToFilesToWrite(std::move(images)));
+  Must(checkpoint::WriteFiles(PosixFileSystem(), folder, &files, {}));
 }
 
 absl::Status LoadStateFolder(const std::string& folder, ParameterStore* store) {
