@@ -138,7 +138,7 @@ class PoolRank {
       save.files.push_back(std::move(write));
     }
     VLM_ASSIGN_OR_RETURN(save.folder, context_.checkpoints->BeginStep(save.step));
-    // On the writer's thread, while this one waits.
+    // On the writer's threads, one at a time, while this one waits.
     checkpoint::StepWriter writer(context_.files, context_.checkpoints, context_.clock, {.advance = advance_});
     VLM_RETURN_IF_ERROR(writer.Start(std::move(save)));
     VLM_RETURN_IF_ERROR(writer.Wait());

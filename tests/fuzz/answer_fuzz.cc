@@ -29,6 +29,7 @@
 #include "rpc/token.h"
 #include "telemetry/registry.h"
 #include "tests/fuzz/drained_executor.h"
+#include "tests/fuzz/forwarding_channel.h"
 #include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_target.h"
 #include "tests/fuzz/fuzzed_channel.h"
@@ -228,21 +229,6 @@ class RunningClock final : public Clock {
 
  private:
   mutable absl::Duration now_;
-};
-
-class ForwardingChannel final : public rpc::Channel {
- public:
-  explicit ForwardingChannel(rpc::Channel* channel) : channel_(*channel) {}
-  void Call(std::string_view method, std::string request, const rpc::CallOptions& options, Done done) override {
-    channel_.Call(method, std::move(request), options, std::move(done));
-  }
-  std::unique_ptr<rpc::Stream> Open(std::string_view method, const rpc::CallOptions& options,
-                                    std::shared_ptr<rpc::StreamReceiver> receiver) override {
-    return channel_.Open(method, options, std::move(receiver));
-  }
-
- private:
-  rpc::Channel& channel_;
 };
 
 constexpr char kJobFile[] = "/job.yaml";

@@ -13,6 +13,7 @@
 #include "cli/logs.h"
 #include "rpc/channel.h"
 #include "tests/fuzz/drained_executor.h"
+#include "tests/fuzz/forwarding_channel.h"
 #include "tests/fuzz/fuzz_input.h"
 #include "tests/fuzz/fuzz_target.h"
 #include "tests/fuzz/message_builder.h"
@@ -386,21 +387,6 @@ class LogChannel final : public rpc::Channel {
   FuzzInput& input_;
   const uint64_t& shown_;
   bool opened_ = false;
-};
-
-class ForwardingChannel final : public rpc::Channel {
- public:
-  explicit ForwardingChannel(rpc::Channel* channel) : channel_(*channel) {}
-  void Call(std::string_view method, std::string request, const rpc::CallOptions& options, Done done) override {
-    channel_.Call(method, std::move(request), options, std::move(done));
-  }
-  std::unique_ptr<rpc::Stream> Open(std::string_view method, const rpc::CallOptions& options,
-                                    std::shared_ptr<rpc::StreamReceiver> receiver) override {
-    return channel_.Open(method, options, std::move(receiver));
-  }
-
- private:
-  rpc::Channel& channel_;
 };
 
 // A person sees each byte of an attempt's log once and in its place, or is told how many are left out.
