@@ -103,17 +103,22 @@ absl::Status CheckVersion(const Json& json, const std::string& folder) {
 }
 
 absl::Status CheckTables(const Manifest& manifest, const std::string& folder) {
+  const absl::Status lengths_differ = Wrong(folder, "sources and samples.bin differ in length");
   uint64_t samples = 0;
   for (const ManifestSource& source : manifest.sources) {
     if (source.first != samples) return Wrong(folder, "sources are not adjacent at " + source.name);
+    if (source.samples > manifest.samples.size() - samples) return lengths_differ;  // the sum could wrap
     samples += source.samples;
   }
-  if (samples != manifest.samples.size()) return Wrong(folder, "sources and samples.bin differ in length");
+  if (samples != manifest.samples.size()) return lengths_differ;
   for (size_t i = 0; i < manifest.samples.size(); ++i) {
     const SampleRecord& record = manifest.samples[i];
-    if (record.file >= manifest.files.size() || uint64_t{record.first_image} + record.images > manifest.images.size() ||
-        record.tokens == 0) {
+    if (record.file >= manifest.files.size() || uint64_t{record.first_image} + record.images > manifest.images.size()) {
       return Wrong(folder, "sample " + std::to_string(i) + " points outside its tables");
+    }
+    if (record.tokens == 0 || record.tokens > static_cast<uint32_t>(manifest.render.context)) {
+      return Wrong(folder, absl::StrCat("sample ", i, " has ", record.tokens, " tokens, in a context of ",
+                                        manifest.render.context));
     }
   }
   return absl::OkStatus();

@@ -96,8 +96,13 @@ absl::StatusOr<std::vector<std::string>> Match(FileSystem* files, const std::str
     if (level == "..") return absl::PermissionDeniedError(absl::StrCat("data path may not hold '..': ", pattern));
     std::vector<std::string> next;
     for (const std::string& folder : found) {
-      const absl::StatusOr<std::vector<std::string>> names = files->List(folder.empty() ? "/" : folder);
-      if (!names.ok()) continue;  // a file where the pattern wants a folder
+      const std::string path = folder.empty() ? "/" : folder;
+      const absl::StatusOr<std::vector<std::string>> names = files->List(path);
+      if (!names.ok()) {
+        const absl::StatusOr<FileInfo> info = files->Stat(path);
+        if (!info.ok() || !info->is_directory) continue;  // a file where the pattern wants a folder
+        return names.status();                            // or files of the data set would be missing
+      }
       for (const std::string& name : *names) {
         if (fnmatch(level.c_str(), name.c_str(), FNM_PERIOD) == 0) next.push_back(absl::StrCat(folder, "/", name));
       }

@@ -40,7 +40,7 @@ absl::StatusOr<std::string> ReadSpan(const ReadableFile& file, const Span& span)
 // Files that match `pattern` (`*` and `?` within one folder level), sorted. A relative pattern starts at the first of
 // `roots` and is looked for nowhere else; an absolute one must lie below any of them. A symbolic link is followed as
 // long as its target lies below one of them too. FAILED_PRECONDITION without roots; NOT_FOUND when nothing matches or
-// a link leads nowhere; PERMISSION_DENIED for a pattern or a link that leaves the roots, and for "..".
+// a link leads nowhere; PERMISSION_DENIED for a pattern or a link that leaves the roots, and for ".."; errors of List.
 absl::StatusOr<std::vector<std::string>> ResolvePattern(FileSystem* files, const std::vector<std::string>& roots,
                                                         const std::string& pattern);
 

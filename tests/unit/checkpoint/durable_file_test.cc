@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <map>
 #include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "base/hooked_file_system.h"
 #include "base/mutex.h"
 #include "base/simulated_file_system.h"
@@ -123,6 +125,30 @@ TEST(DurableFile, AFailedSyncIsNeverTakenForSuccess) {
   }
 }
 
+TEST(DurableFile, WhicheverOperationFailsTheFileIsNotThereAndNothingElse) {
+  int operations = 0;
+  bool passed = false;
+  for (int failing = 0; !passed; ++failing) {
+    SimulatedFileSystem disk;
+    operations = 0;
+    disk.SetHook([&](FileOperation operation, const std::string&) {
+      // To look whether a path is taken, and to remove what is left, are best efforts.
+      if (operation == FileOperation::kStat || operation == FileOperation::kRemove) return absl::OkStatus();
+      return operations++ == failing ? absl::InternalError("input/output error") : absl::OkStatus();
+    });
+    const absl::Status status = WriteDurableFile(&disk, "/a", "contents").status();
+    passed = operations <= failing;
+    disk.SetHook(nullptr);
+    if (passed) {
+      EXPECT_TRUE(status.ok()) << status;
+      continue;
+    }
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << failing;
+    EXPECT_THAT(*disk.List("/"), ElementsAre()) << failing;
+  }
+  EXPECT_EQ(operations, 10) << "create, reserve, append, sync; all but reserve of the sums; two renames; the folder";
+}
+
 // Stops the machine after each operation in turn; whatever survives, a file is absent, or whole with its sums.
 TEST(DurableFile, EveryCrashLeavesNothingOrAWholeFile) {
   const std::string bytes = Pattern(kChunkBytes + 5);
@@ -149,6 +175,31 @@ TEST(AddSums, OfAFileWrittenByOthers) {
   ASSERT_TRUE(written.ok()) << written.status();
   SimulatedFileSystem other;
   EXPECT_EQ(WriteDurableFile(&other, "/shard.tar", bytes)->digest, written->digest);
+}
+
+TEST(AddSums, OfAFileThatCannotBeReadOrIsNotThereAreNotWritten) {
+  SimulatedFileSystem disk;
+  EXPECT_TRUE(absl::IsNotFound(AddSums(&disk, "/shard.tar").status()));
+  ASSERT_TRUE(WriteFileDurably(&disk, "/shard.tar", "contents").ok());
+  for (const FileOperation failing : {FileOperation::kRead, FileOperation::kCreate}) {
+    disk.SetHook([failing](FileOperation operation, const std::string&) {
+      return operation == failing ? absl::InternalError("input/output error") : absl::OkStatus();
+    });
+    EXPECT_EQ(AddSums(&disk, "/shard.tar").status().code(), absl::StatusCode::kInternal);
+    disk.SetHook(nullptr);
+    EXPECT_THAT(*disk.List("/"), ElementsAre("shard.tar"));
+  }
+}
+
+// Larger than the sums of any file: refused by its size.
+TEST(ReadChunkSums, AHugeSumFileIsDamageAndIsNotRead) {
+  const std::string path = testing::TempDir() + "/huge_sums";
+  for (const std::string& old : {path, SumPath(path)}) std::filesystem::remove(old);
+  ASSERT_TRUE(WriteDurableFile(PosixFileSystem(), path, "contents").ok());
+  std::filesystem::resize_file(SumPath(path), kSumFileBytesMax + 1);  // a hole: it takes no room
+  const absl::Status status = ReadChunkSums(PosixFileSystem(), path).status();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  for (const std::string& old : {path, SumPath(path)}) std::filesystem::remove(old);
 }
 
 class VerifyFilesTest : public ::testing::Test {
@@ -231,11 +282,42 @@ TEST_F(VerifyFilesTest, ACommittedFileIsReadWholeOrItsDamageNamed) {
   EXPECT_THAT(error("/step/small"), HasSubstr("DATA_LOSS: sum file is missing: /step/small.sum"));
 }
 
+TEST_F(VerifyFilesTest, NamesAFolderInAFilesPlaceAndDamagedSums) {
+  ASSERT_TRUE(disk_.Remove("/step/small").ok());
+  ASSERT_TRUE(disk_.MakeDirectory("/step/small").ok());
+  ASSERT_TRUE(disk_.FlipBit("/step/empty.sum", 0).ok());
+  EXPECT_EQ(Damages(false), "small#-1 empty.sum#-1 ");
+  EXPECT_EQ(Damages(true), "small#-1 empty.sum#-1 ");
+}
+
+TEST_F(VerifyFilesTest, ACommittedFileOfAnotherSizeIsNamedWithBoth) {
+  ASSERT_TRUE(WriteFileDurably(&disk_, "/step/small", "longer contents").ok());
+  EXPECT_THAT(ReadCommittedFile(&disk_, "/step/small", 100).status().ToString(),
+              AllOf(HasSubstr("DATA_LOSS"), HasSubstr("has 15 bytes, its sums were made for 8: /step/small")));
+  EXPECT_EQ(*ReadCommittedFile(&disk_, "/step/empty", 0), "");
+}
+
+// Whichever of them fails.
 TEST_F(VerifyFilesTest, AnErrorOfLookingIsNoDamage) {
-  disk_.SetHook([](FileOperation operation, const std::string&) {
-    return operation == FileOperation::kOpen ? absl::ResourceExhaustedError("too many open files") : absl::OkStatus();
-  });
-  EXPECT_THAT(Damages(true), HasSubstr("RESOURCE_EXHAUSTED"));
+  const auto count_errors = [&](bool reads, const auto& look) {
+    for (int failing = 0;; ++failing) {
+      int operations = 0;
+      disk_.SetHook([&](FileOperation operation, const std::string&) {
+        const bool looks = operation == FileOperation::kStat || operation == FileOperation::kOpen ||
+                           (reads && operation == FileOperation::kRead);
+        return looks && operations++ == failing ? absl::ResourceExhaustedError("too many open files")
+                                                : absl::OkStatus();
+      });
+      const std::string found = look();
+      disk_.SetHook(nullptr);
+      if (operations <= failing) return failing;
+      EXPECT_THAT(found, HasSubstr("RESOURCE_EXHAUSTED")) << failing;
+    }
+  };
+  EXPECT_EQ(count_errors(false, [&] { return Damages(false); }), 3 * 2) << "each file and its sums";
+  EXPECT_EQ(count_errors(false, [&] { return Damages(true); }), 3 * 3);
+  EXPECT_EQ(count_errors(true, [&] { return ReadCommittedFile(&disk_, "/step/small", 100).status().ToString(); }), 5)
+      << "the sums opened and read, the file looked at, opened and read";
 }
 
 // Two files under one index; tensors larger than a chunk.
@@ -278,6 +360,8 @@ TEST_F(FolderTest, ReadsRangesAcrossChunks) {
   EXPECT_EQ((*folder)->Read("none", 0, {}).code(), absl::StatusCode::kNotFound);
   std::string one(1, '\0');
   EXPECT_EQ((*folder)->Read("patch", 6, std::as_writable_bytes(std::span(one))).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ((*folder)->Read("patch", 7, {}).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE((*folder)->Read("patch", 6, {}).ok());
 }
 
 TEST_F(FolderTest, VerifiesOnlyTheChunksItTouches) {
@@ -337,6 +421,8 @@ TEST_F(FolderTest, ReadingManyAtOnceNamesTheFirstDamagedChunk) {
   const std::vector<TensorRead> whole = {{embed.file, embed.tensor, 0, std::as_writable_bytes(std::span(out))}};
   const std::vector<TensorRead> beyond = {{embed.file, embed.tensor, 1, std::as_writable_bytes(std::span(out))}};
   EXPECT_EQ(ReadTensors(beyond, {}).code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(ReadTensors({{embed.file, embed.tensor, embed.tensor->bytes() + 1, {}}}, {}).code(),
+            absl::StatusCode::kOutOfRange);
   // Chunk 0 was verified when the header was read; damage that comes later is in the next one.
   ASSERT_TRUE(disk_.FlipBit("/m/llm.safetensors", 8 * kChunkBytes + 1).ok());
   for (const int threads : {1, 2}) {
@@ -365,6 +451,10 @@ TEST_F(FolderTest, RefusesIndexesThatDoNotFitTheirFiles) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {with("patch", "../vision.safetensors"), "file of the same folder"},
       {with("patch", "/etc/passwd"), "file of the same folder"},
+      {with("patch", ""), "file of the same folder"},
+      {with("patch", ".hidden"), "file of the same folder"},
+      {with("patch", std::string("a\0b", 3)), "file of the same folder"},
+      {R"({"weight_map": {"a": 1}})", "file of the same folder"},
       {with("patch", "llm.safetensors"), "which is not in llm.safetensors"},
       {with("more", "llm.safetensors"), "which is not in"},
       {MakeSafetensorsIndex({{"embed", "llm.safetensors"}}, 1), "does not name tensor \"norm\""},
@@ -378,6 +468,69 @@ TEST_F(FolderTest, RefusesIndexesThatDoNotFitTheirFiles) {
     ASSERT_TRUE(disk_.Remove("/m/model.safetensors.index.json").ok());
     ASSERT_TRUE(disk_.Remove("/m/model.safetensors.index.json.sum").ok());
   }
+}
+
+TEST_F(FolderTest, AnIndexThatIsNotAsItWasCommittedIsDataLoss) {
+  const std::string path = "/m/model.safetensors.index.json";
+  WriteIndex(MakeSafetensorsIndex(index_, 1));
+  const std::string digest(64, '0');
+  EXPECT_EQ(
+      SafetensorsFolder::Open(&disk_, "/m", {.digests = {{"model.safetensors.index.json", digest}}}).status().code(),
+      absl::StatusCode::kDataLoss);
+  const std::string true_digest = ReadChunkSums(&disk_, path)->FileDigest().Hex();
+  EXPECT_TRUE(SafetensorsFolder::Open(&disk_, "/m", {.digests = {{"model.safetensors.index.json", true_digest}}}).ok());
+  ASSERT_TRUE(disk_.FlipBit(path, 8).ok());
+  EXPECT_THAT(SafetensorsFolder::Open(&disk_, "/m").status().ToString(),
+              AllOf(HasSubstr("DATA_LOSS"), HasSubstr("differ from those committed: " + path)));
+}
+
+// Without its sums it is not read, and the folder is not taken for one without index.
+TEST_F(FolderTest, AnIndexWithoutItsSumsIsAnError) {
+  WriteIndex(MakeSafetensorsIndex(index_, 1));
+  WriteTensors("model.safetensors", {{"w", DType::kI8, {4}}});
+  ASSERT_TRUE(disk_.Remove("/m/model.safetensors.index.json.sum").ok());
+  EXPECT_THAT(OpenError(), HasSubstr("sum file is missing: /m/model.safetensors.index.json.sum"));
+}
+
+TEST_F(FolderTest, IsReadWithoutSumsWhereNoneAreAskedFor) {
+  WriteIndex(MakeSafetensorsIndex(index_, 1));
+  for (const char* const name : {"llm.safetensors", "vision.safetensors", "model.safetensors.index.json"}) {
+    ASSERT_TRUE(disk_.Remove(absl::StrCat("/m/", name, ".sum")).ok());
+  }
+  const auto folder = SafetensorsFolder::Open(&disk_, "/m", {.require_sums = false});
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const auto& embed = (*folder)->tensors().find("embed")->second;
+  std::string out(embed.tensor->bytes(), '\0');
+  ASSERT_TRUE(ReadTensors({{embed.file, embed.tensor, 0, std::as_writable_bytes(std::span(out))}}, {}).ok());
+  EXPECT_TRUE(out == contents_["embed"]);
+  EXPECT_EQ((*folder)->Find("none"), nullptr);
+}
+
+// Whichever read fails, of the index, of sums, headers or tensors.
+TEST_F(FolderTest, AReadThatFailsIsToldAsItself) {
+  WriteIndex(MakeSafetensorsIndex(index_, 1));
+  int reads = 0, failing = 0;
+  disk_.SetHook([&](FileOperation operation, const std::string& path) {
+    // Files are opened side by side: the reads of one of them are in order.
+    const bool counted = operation == FileOperation::kRead && path.find("vision") == std::string::npos;
+    return counted && reads++ == failing ? absl::InternalError("input/output error") : absl::OkStatus();
+  });
+  const auto read_all = [&]() -> absl::Status {
+    VLM_ASSIGN_OR_RETURN(const auto folder, SafetensorsFolder::Open(&disk_, "/m"));
+    std::string range(9000, '\0');
+    const std::span<std::byte> bytes = std::as_writable_bytes(std::span(range));
+    VLM_RETURN_IF_ERROR(folder->Read("embed", 0, bytes));
+    VLM_RETURN_IF_ERROR(folder->Read("embed", kChunkBytes - 5000, bytes));
+    const auto& embed = folder->tensors().find("embed")->second;
+    return ReadTensors({{embed.file, embed.tensor, 0, bytes}}, {.threads = 1});
+  };
+  for (bool passed = false; !passed; ++failing) {
+    reads = 0;
+    const absl::Status status = read_all();
+    passed = reads <= failing;
+    EXPECT_EQ(status.code(), passed ? absl::StatusCode::kOk : absl::StatusCode::kInternal) << failing << status;
+  }
+  EXPECT_GE(reads, 8) << "index and sums, a file's sums and header, three ranges in two chunks";
 }
 
 TEST_F(FolderTest, OpensASingleFileWithoutIndex) {
@@ -395,6 +548,41 @@ TEST(SafetensorsWriter, RefusesTooManyAndTooFewBytes) {
   EXPECT_EQ((*writer)->Append(SpanOf("123456789")).code(), absl::StatusCode::kInvalidArgument);
   ASSERT_TRUE((*writer)->Append(SpanOf("12345")).ok());
   EXPECT_THAT(std::string((*writer)->Finish().status().message()), HasSubstr("\"y\", 5 of 8"));
+}
+
+TEST(SafetensorsReader, SumsOfAnotherSizeAreDataLoss) {
+  SimulatedFileSystem disk;
+  auto writer = SafetensorsWriter::Create(&disk, "/a", {{"x", DType::kU8, {8}}}, {});
+  ASSERT_TRUE((*writer)->Append(SpanOf("12345678")).ok());
+  ASSERT_TRUE((*writer)->Finish().ok());
+  const std::string contents = *ReadFile(&disk, "/a", 1000);
+  ASSERT_TRUE(WriteFileDurably(&disk, "/a", contents + "9").ok());
+  EXPECT_THAT(
+      SafetensorsReader::Open(&disk, "/a").status().ToString(),
+      AllOf(HasSubstr("DATA_LOSS"), HasSubstr(absl::StrCat("its sums were made for ", contents.size(), ": /a"))));
+}
+
+TEST(SafetensorsWriter, TellsOfWhatCannotBePlannedAndOfAFullDisk) {
+  SimulatedFileSystem disk;
+  EXPECT_EQ(SafetensorsWriter::Create(&disk, "/a", {{"", DType::kU8, {1}}}, {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  int appends = 0, failing = 0;
+  disk.SetHook([&](FileOperation operation, const std::string&) {
+    return operation == FileOperation::kAppend && appends++ == failing ? absl::ResourceExhaustedError("no space left")
+                                                                       : absl::OkStatus();
+  });
+  const auto write = [&]() -> absl::Status {
+    VLM_ASSIGN_OR_RETURN(const auto writer, SafetensorsWriter::Create(&disk, "/b", {{"x", DType::kU8, {4}}}, {}));
+    VLM_RETURN_IF_ERROR(writer->Append(SpanOf("1234")));
+    return writer->Finish().status();
+  };
+  for (; failing < 3; ++failing) {  // the header, a tensor, the sums
+    appends = 0;
+    EXPECT_TRUE(absl::IsResourceExhausted(write())) << failing;
+    EXPECT_THAT(*disk.List("/"), ElementsAre()) << failing;
+  }
+  appends = 0;
+  EXPECT_TRUE(write().ok());
 }
 
 TEST(SafetensorsReader, AFileCutShortUnderneathIsAnErrorNotASignal) {

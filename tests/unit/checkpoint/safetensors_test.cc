@@ -59,6 +59,7 @@ TEST(Safetensors, ReadsEmptyFileAndEmptyTensors) {
 
 TEST(Safetensors, RefusesBadLengths) {
   EXPECT_FALSE(ParseHeaderLength("1234567", 7).ok());
+  EXPECT_THAT(std::string(ParseHeaderLength("1234567", 100).status().message()), HasSubstr("too short"));
   EXPECT_THAT(std::string(ParseHeaderLength(Length(100'000'001), uint64_t{1} << 40).status().message()),
               HasSubstr("limit"));
   EXPECT_FALSE(ParseHeaderLength(Length(UINT64_MAX), uint64_t{1} << 40).ok());  // N + 8 overflows
@@ -79,6 +80,7 @@ TEST(Safetensors, RefusesWhatIsNoHeader) {
   ExpectRefused(R"({"\ud800":1})", 0, "no valid JSON");
   ExpectRefused(R"({"a":NaN})", 0, "no valid JSON");
   ExpectRefused(R"({"a":1e999})", 0, "JSON cannot");
+  EXPECT_THAT(std::string(ParseSafetensorsHeader("{}", 9).status().message()), HasSubstr("does not fit the file"));
 }
 
 TEST(Safetensors, RefusesDuplicateKeysAtEveryLevel) {
@@ -188,15 +190,28 @@ TEST(Safetensors, PlansInTheReferenceOrder) {
 }
 
 TEST(Safetensors, RefusesToPlanWhatItWouldNotRead) {
-  EXPECT_FALSE(PlanSafetensors({{"", DType::kU8, {}}}, {}).ok());
-  EXPECT_FALSE(PlanSafetensors({{"__metadata__", DType::kU8, {}}}, {}).ok());
-  EXPECT_FALSE(PlanSafetensors({{"\xff", DType::kU8, {}}}, {}).ok());
-  EXPECT_FALSE(PlanSafetensors({{"a", DType::kU8, {1}}, {"a", DType::kF32, {1}}}, {}).ok());
-  EXPECT_FALSE(PlanSafetensors({{"a", DType::kF4, {1}}}, {}).ok());
-  EXPECT_FALSE(PlanSafetensors({{"a", DType::kU8, {uint64_t{1} << 33, uint64_t{1} << 33}}}, {}).ok());
-  EXPECT_FALSE(
-      PlanSafetensors({{"a", DType::kU8, {uint64_t{1} << 62}}, {"b", DType::kU8, {uint64_t{1} << 62}}}, {}).ok());
-  EXPECT_FALSE(PlanSafetensors({}, {{"k", "\xc3"}}).ok());
+  const auto expect_refused = [](std::vector<TensorSpec> tensors, std::map<std::string, std::string> metadata,
+                                 const std::string& why) {
+    const absl::Status status = PlanSafetensors(std::move(tensors), std::move(metadata)).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << why;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(why));
+  };
+  expect_refused({{"", DType::kU8, {}}}, {}, "a name must be");
+  expect_refused({{"__metadata__", DType::kU8, {}}}, {}, "a name must be");
+  expect_refused({{"\xff", DType::kU8, {}}}, {}, "a name must be");
+  expect_refused({{"a", DType::kU8, {1}}, {"a", DType::kF32, {1}}}, {}, "unique");
+  expect_refused({{"a", DType::kF4, {1}}}, {}, "end on a byte");
+  expect_refused({{"a", DType::kU8, {uint64_t{1} << 33, uint64_t{1} << 33}}}, {}, "product overflows");
+  expect_refused({{"a", DType::kU8, {uint64_t{1} << 62}}}, {}, "size in bits overflows");
+  std::vector<TensorSpec> largest;  // each can be, all together cannot
+  for (const char* const name : {"a", "b", "c", "d", "e"}) {
+    largest.push_back({name, DType::kU8, {(uint64_t{1} << 61) - 1}});
+  }
+  expect_refused(largest, {}, "the data's size overflows");
+  largest.pop_back();
+  EXPECT_TRUE(PlanSafetensors(largest, {}).ok());
+  expect_refused({}, {{"k", "\xc3"}}, "metadata must be UTF-8");
+  expect_refused({}, {{"\xc3", "v"}}, "metadata must be UTF-8");
   EXPECT_TRUE(PlanSafetensors({}, {{"only", "metadata"}}).ok());
 }
 

@@ -132,5 +132,36 @@ TEST(BatchPlanTest, StepsOfAnEpochMatchWalking) {
   EXPECT_NEAR(static_cast<double>(steps), static_cast<double>(walked), 2.0);
 }
 
+TEST(BatchPlanTest, StepsWithoutPackingAreRowsOfOneSample) {
+  const Manifest manifest = ManifestOf(600, 64);
+  BatchPlan plan = *BatchPlan::Create(&manifest, OptionsOf(false));
+  EXPECT_EQ(plan.StepsOf(1), 50u);
+  EXPECT_EQ(plan.StepsOf(2.5), 125u);
+  EXPECT_EQ(plan.StepsOf(0.001), 1u) << "a run has a step";
+}
+
+TEST(BatchPlanTest, BatchesOfNothingAreRefused) {
+  const Manifest manifest = ManifestOf(500, 64);
+  for (const int field : {0, 1, 2}) {
+    BatchOptions options = OptionsOf(false);
+    if (field == 0) options.global_batch = 0;
+    if (field == 1) options.micro_batch = 0;
+    if (field == 2) options.mixture.clear();
+    EXPECT_EQ(BatchPlan::Create(&manifest, options).status().code(), absl::StatusCode::kInvalidArgument) << field;
+  }
+}
+
+TEST(CursorTest, NoTextIsTheStartAndAnyOtherThatDoesNotParseIsNamed) {
+  const absl::StatusOr<Cursor> start = Cursor::Decode("");
+  ASSERT_TRUE(start.ok()) << start.status();
+  EXPECT_EQ(start->Encode(), Cursor{}.Encode());
+  for (const char* text :
+       {"x", "[]", "{}", R"({"window":1})", R"({"row":1})", R"({"window":-1,"row":1})", R"({"window":1,"row":0.5})"}) {
+    const absl::Status status = Cursor::Decode(text).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(text));
+  }
+}
+
 }  // namespace
 }  // namespace vlm::data

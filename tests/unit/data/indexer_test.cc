@@ -5,6 +5,7 @@
 
 #include <span>
 
+#include "base/hooked_file_system.h"
 #include "data/image/image.h"
 #include "data/tar/tar_writer.h"
 #include "tests/unit/data/shapes_tokenizer.h"
@@ -41,6 +42,16 @@ class IndexerTest : public ::testing::Test {
                   [this] { ++advanced_; });
     VLM_CHECK(index.ok(), std::string(index.status().message()));
     return *std::move(index);
+  }
+
+  std::string WriteLines(const std::string& lines) {
+    const std::string path =
+        testing::TempDir() + "/indexer-" + testing::UnitTest::GetInstance()->current_test_info()->name() + ".jsonl";
+    EXPECT_TRUE(WriteFileDurably(PosixFileSystem(), path, lines).ok());
+    return path;
+  }
+  absl::StatusOr<FileIndex> Index(FileSystem* files, const std::string& path, const RenderSettings& render) {
+    return IndexFile(files, {path, "source", 3}, {render, BadPicturePolicy::kPlaceholder}, *template_, [] {});
   }
 
   static std::string Png(int side) {
@@ -99,6 +110,110 @@ TEST_F(IndexerTest, APlaceholderKeepsTheSampleAndMarksItsPicture) {
 TEST_F(IndexerTest, EveryRecordIsProgress) {
   IndexPictures({Png(8), "no picture", Png(9)});
   EXPECT_EQ(advanced_, 3 + 1);  // and the one block of the digest
+}
+
+// Each with its reason; what else is in the file stays.
+TEST_F(IndexerTest, ARecordThatIsNoSampleIsRejectedWithItsPlace) {
+  const std::string answer = R"({"messages": [{"role": "user", "content": "which color?"},)"
+                             R"( {"role": "assistant", "content": "red"}]})";
+  const std::string path =
+      WriteLines(answer + "\n{\n" + R"({"messages": [{"role": "user", "content": "which?"}]})" + "\n" + answer + "\n");
+  const absl::StatusOr<FileIndex> index = Index(PosixFileSystem(), path, {"digest", "chatml", 24, 16, 128});
+  ASSERT_TRUE(index.ok()) << index.status();
+  EXPECT_EQ(index->samples.size(), 2u);
+  EXPECT_EQ(index->rejected, 2u);
+  ASSERT_EQ(index->quarantined.size(), 2u);
+  EXPECT_EQ(index->quarantined[0].record, 2u);
+  EXPECT_EQ(index->quarantined[0].action, "rejected");
+  EXPECT_THAT(index->quarantined[0].reason, HasSubstr("not a JSON object"));
+  EXPECT_EQ(index->quarantined[1].record, 3u);
+  EXPECT_THAT(index->quarantined[1].reason, HasSubstr("no assistant turn"));
+
+  const absl::StatusOr<FileIndex> cut = Index(PosixFileSystem(), path, {"digest", "chatml", 24, 16, 4});
+  ASSERT_TRUE(cut.ok()) << cut.status();
+  EXPECT_TRUE(cut->samples.empty());
+  EXPECT_THAT(cut->quarantined.at(0).reason, AllOf(HasSubstr("no target is left"), HasSubstr("the context of 4")));
+}
+
+TEST_F(IndexerTest, AMemberLargerThanARecordMayBeIsRejectedUnread) {
+  const std::string path = testing::TempDir() + "/indexer-large.tar";
+  ASSERT_TRUE(RemoveTree(PosixFileSystem(), path).ok());
+  const std::unique_ptr<WritableFile> file = *PosixFileSystem()->Create(path);
+  TarWriter tar(file.get());
+  ASSERT_TRUE(tar.Append("a.json", std::string((4 << 20) + 1, ' ')).ok());
+  ASSERT_TRUE(tar.Append("b.json", R"({"text": "the red circle"})").ok());
+  ASSERT_TRUE(tar.Finish().ok());
+  ASSERT_TRUE(file->Close().ok());
+  const absl::StatusOr<FileIndex> index = Index(PosixFileSystem(), path, {"digest", "chatml", 24, 16, 128});
+  ASSERT_TRUE(index.ok()) << index.status();
+  EXPECT_EQ(index->samples.size(), 1u);
+  ASSERT_EQ(index->quarantined.size(), 1u);
+  EXPECT_EQ(index->quarantined[0].member, "a.json");
+  EXPECT_THAT(index->quarantined[0].reason, HasSubstr("larger than 4 MiB"));
+}
+
+TEST_F(IndexerTest, AnIndexWithoutPictureSettingsTakesNoPictures) {
+  IndexPictures({Png(8)});
+  const absl::StatusOr<FileIndex> index =
+      Index(PosixFileSystem(), testing::TempDir() + "/indexer-AnIndexWithoutPictureSettingsTakesNoPictures.tar",
+            {"digest", "chatml", 0, 0, 128});
+  ASSERT_TRUE(index.ok()) << index.status();
+  EXPECT_TRUE(index->samples.empty());
+  EXPECT_THAT(index->quarantined.at(0).reason, HasSubstr("no image settings"));
+}
+
+// Whichever read fails: a record or a picture that cannot be read is not one that is bad.
+TEST_F(IndexerTest, AFileThatCannotBeReadRejectsNothing) {
+  IndexPictures({Png(8), Png(9)});
+  const std::string path = testing::TempDir() + "/indexer-AFileThatCannotBeReadRejectsNothing.tar";
+  int reads = 0;
+  bool passed = false;
+  for (int failing = 0; !passed; ++failing) {
+    reads = 0;
+    const auto files = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string&) {
+      const bool looked = operation == FileOperation::kRead || operation == FileOperation::kOpen;
+      return looked && reads++ == failing ? absl::InternalError("input/output error") : absl::OkStatus();
+    });
+    const absl::StatusOr<FileIndex> index = Index(files.get(), path, {"digest", "chatml", 24, 16, 128});
+    passed = reads <= failing;
+    EXPECT_EQ(index.status().code(), passed ? absl::StatusCode::kOk : absl::StatusCode::kInternal) << failing;
+    if (passed) {
+      EXPECT_EQ(index->samples.size(), 2u);
+    }
+  }
+  EXPECT_GE(reads, 1 + 1 + 4) << "the file, its headers and digest, two records and two pictures";
+}
+
+TEST_F(IndexerTest, EveryTextIsGivenAndARecordWithoutIsNamed) {
+  const std::string lines = R"({"text": "a caption"})"
+                            "\n"
+                            R"({"messages": [{"role": "user", "content": "which color?"},)"
+                            R"( {"role": "assistant", "content": [{"type": "text", "text": "red"}]}]})"
+                            "\n";
+  std::vector<std::string> texts;
+  const auto collect = [&](std::string_view text) { texts.emplace_back(text); };
+  ASSERT_TRUE(ForEachText(PosixFileSystem(), WriteLines(lines), collect).ok());
+  EXPECT_THAT(texts, testing::ElementsAre("a caption", "user", "which color?", "assistant", "red"));
+  IndexPictures({Png(8)});
+  texts.clear();
+  ASSERT_TRUE(ForEachText(PosixFileSystem(),
+                          testing::TempDir() + "/indexer-EveryTextIsGivenAndARecordWithoutIsNamed.tar", collect)
+                  .ok());
+  EXPECT_THAT(texts, testing::ElementsAre("user", "which color?", "assistant", "red"));
+
+  const absl::Status bad = ForEachText(PosixFileSystem(), WriteLines(lines + "{\n"), collect);
+  EXPECT_EQ(bad.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(bad.message()), HasSubstr(".jsonl:3: "));
+  EXPECT_TRUE(absl::IsNotFound(ForEachText(PosixFileSystem(), testing::TempDir() + "/nothing.jsonl", collect)));
+  const std::string path = WriteLines(lines);
+  for (int failing = 0; failing < 3; ++failing) {  // the lines looked for, the first record, the second
+    int reads = 0;
+    const auto files = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string&) {
+      return operation == FileOperation::kRead && reads++ == failing ? absl::InternalError("input/output error")
+                                                                     : absl::OkStatus();
+    });
+    EXPECT_EQ(ForEachText(files.get(), path, collect).code(), absl::StatusCode::kInternal) << failing;
+  }
 }
 
 }  // namespace

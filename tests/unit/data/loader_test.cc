@@ -9,6 +9,7 @@
 #include <set>
 #include <thread>
 
+#include "base/hooked_file_system.h"
 #include "data/indexer.h"
 #include "data/shapes/shapes_generator.h"
 #include "tests/unit/data/shapes_tokenizer.h"
@@ -213,6 +214,11 @@ TEST_F(LoaderTest, ABadPictureKeepsItsPlaceByPolicy) {
     EXPECT_EQ(bad->bad_pictures[0].picture, manifest_.samples[1].first_image);
     EXPECT_THAT(bad->bad_pictures[0].what, ::testing::HasSubstr("questions.tar: picture at offset"));
   }
+  // A caller without a list of bad ones takes none, whatever the policy.
+  const absl::StatusOr<SampleReader::Loaded> loaded = reader_->Read(1);
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  std::vector<float> none;
+  EXPECT_EQ(reader_->AppendPictures(1, *loaded, &none, nullptr).code(), absl::StatusCode::kInvalidArgument);
   // One that the index knew of is neither tried nor told again.
   manifest_.images[manifest_.samples[1].first_image].flags = kBadPictureFlag;
   manifest_.bad_pictures = {BadPicturePolicy::kPlaceholder, 0};
@@ -224,11 +230,14 @@ TEST_F(LoaderTest, ABadPictureKeepsItsPlaceByPolicy) {
 }
 
 TEST_F(LoaderTest, ARecordThatHasChangedIsNamed) {
-  manifest_.samples[3].tokens += 1;
-  const absl::Status status = reader_->Read(3).status();
-  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
-  EXPECT_THAT(std::string(status.message()),
-              ::testing::ContainsRegex("record has changed since it was indexed, .*questions.tar at offset [0-9]+"));
+  for (uint32_t SampleRecord::* const length : {&SampleRecord::tokens, &SampleRecord::targets}) {
+    manifest_.samples[3].*length += 1;
+    const absl::Status status = reader_->Read(3).status();
+    manifest_.samples[3].*length -= 1;
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::ContainsRegex("record has changed since it was indexed, .*questions.tar at offset [0-9]+"));
+  }
 }
 
 // What people write can name every control token and stays text: no turn, no picture, no end.
@@ -284,6 +293,67 @@ TEST_F(LoaderTest, AnErrorComesWithItsStepAndNothingIsReadPastTheLast) {
   EXPECT_FALSE(loader->Next().ok());  // and again
   const std::unique_ptr<Loader> shorter = Loader::Start(Plan(false), reader_.get(), {}, 1, {.last_step = 2});
   for (int step = 1; step <= 2; ++step) EXPECT_EQ(shorter->Next().status(), absl::OkStatus()) << step;
+}
+
+TEST_F(LoaderTest, AReaderOfAnotherTemplateOrPictureSizeIsRefused) {
+  const std::unique_ptr<ChatTemplate> plain = *NewChatTemplate("plain", tokenizer_.get());
+  for (const auto& [chat_template, size] : {std::pair{plain.get(), kSize}, std::pair{template_.get(), kSize + 1}}) {
+    const absl::Status status =
+        SampleReader::Create(PosixFileSystem(), &manifest_, chat_template, {.size = size}).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("indexed for template chatml and pictures of 24"));
+  }
+}
+
+TEST_F(LoaderTest, AFileThatIsGoneIsNamed) {
+  ASSERT_TRUE(PosixFileSystem()->Remove(folder_ + "/sentences.tar").ok());
+  const absl::Status status =
+      SampleReader::Create(PosixFileSystem(), &manifest_, template_.get(), {.size = kSize}).status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("sentences.tar"));
+}
+
+// As large as it was, so that only the record itself tells.
+TEST_F(LoaderTest, ARecordThatIsNoSampleAnyMoreIsNamed) {
+  const std::string path = folder_ + "/changed.jsonl";
+  const std::string good =
+      R"({"messages": [{"role": "user", "content": "red?"}, {"role": "assistant", "content": "b"}]})";
+  ASSERT_TRUE(WriteFileDurably(PosixFileSystem(), path, good + "\n").ok());
+  std::vector<FileIndex> indexes = {
+      *IndexFile(PosixFileSystem(), {path, "text"}, {manifest_.render}, *template_, [] {})};
+  ASSERT_EQ(indexes[0].samples.size(), 1u);
+  const Manifest manifest = MergeIndexes(manifest_.render, {"text"}, std::move(indexes));
+  const std::string no_answer = R"({"messages": [{"role": "user", "content": "red?"}]})";
+  for (const std::string& changed : {std::string("{"), no_answer}) {
+    ASSERT_TRUE(
+        WriteFileDurably(PosixFileSystem(), path, changed + std::string(good.size() - changed.size(), ' ') + "\n")
+            .ok());
+    const auto reader = SampleReader::Create(PosixFileSystem(), &manifest, template_.get(), {.size = kSize});
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    const absl::Status status = (*reader)->Read(0).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("changed.jsonl at offset 0: "));
+  }
+}
+
+// Whichever read fails, no policy for bad pictures makes black ones of it.
+TEST_F(LoaderTest, AFileThatCannotBeReadIsAnErrorAndNoBadPicture) {
+  manifest_.bad_pictures = {BadPicturePolicy::kPlaceholder, 1};
+  int reads = 0;
+  int failing = 0;
+  const auto files = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string&) {
+    return operation == FileOperation::kRead && reads++ == failing ? absl::InternalError("input/output error")
+                                                                   : absl::OkStatus();
+  });
+  const auto reader = SampleReader::Create(files.get(), &manifest_, template_.get(), {.size = kSize});
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  for (bool passed = false; !passed; ++failing) {
+    reads = 0;
+    const absl::Status status = (*reader)->Load(0, {{0}, {1}}).status();
+    passed = reads <= failing;
+    EXPECT_EQ(status.code(), passed ? absl::StatusCode::kOk : absl::StatusCode::kInternal) << failing;
+  }
+  EXPECT_EQ(reads, 4) << "two records with a picture each";
 }
 
 }  // namespace

@@ -89,6 +89,22 @@ TEST(QuarantineListTest, HoldsPicturesAloneUpToItsSize) {
   EXPECT_EQ(list.entries().size(), 200u);
 }
 
+TEST(QuarantineListTest, AMessageNamesTheFirstFiveAndCountsTheRest) {
+  std::vector<Quarantined> list;
+  for (uint64_t record = 1; record <= 6; ++record) list.push_back(Rejected("text", record));
+  list.push_back(BadPicture("text", 7));
+  std::string five;
+  for (size_t i = 0; i < 5; ++i) five += (i == 0 ? "" : "; ") + PlaceAndReason(list[i]);
+  EXPECT_EQ(FirstOf(list, /*pictures_only=*/false, 20), five + "; and 15 more");
+  EXPECT_EQ(FirstOf(list, /*pictures_only=*/true, 1), PlaceAndReason(list[6]));
+  EXPECT_EQ(FirstOf({}, /*pictures_only=*/false, 0), "");
+}
+
+TEST(QuarantineListTest, ALineOfJsonNamesAMemberOnlyWhereThereIsOne) {
+  EXPECT_THAT(QuarantineLines({Rejected("text", 3)}), testing::Not(HasSubstr("member")));
+  EXPECT_THAT(QuarantineLines({BadPicture("text", 3)}), HasSubstr(R"("member":"1.png")"));
+}
+
 // The first source alone would fill the list; the second one's only picture is named all the same.
 TEST(ManifestTest, EverySourceHasItsPartOfTheQuarantineList) {
   std::vector<FileIndex> indexes;
@@ -202,9 +218,75 @@ TEST(ManifestTest, DamageIsNamed) {
   bad.images.resize(0);
   EXPECT_THAT(message(bad), HasSubstr("outside its tables"));
   bad = good;
+  bad.images.pop_back();
+  EXPECT_THAT(message(bad), HasSubstr("images.bin is cut short"));
+  bad = good;
   bad.json = "{}";
   EXPECT_THAT(message(bad), HasSubstr("manifest.json"));
   EXPECT_FALSE(DecodeFileIndexes("garbage").ok());
+
+  const auto edited = [&](const std::string& pointer, const nlohmann::json& value) {
+    nlohmann::json json = nlohmann::json::parse(good.json);
+    json[nlohmann::json::json_pointer(pointer)] = value;
+    ManifestBytes bytes = good;
+    bytes.json = json.dump();
+    return message(bytes);
+  };
+  EXPECT_THAT(edited("/format", "other"), HasSubstr("another format"));
+  EXPECT_THAT(edited("/bad_pictures/policy", "ignore"), HasSubstr("unknown policy"));
+  EXPECT_THAT(edited("/sources/1/first", 3), HasSubstr("not adjacent at captions"));
+}
+
+// A sample that no pack can hold would end the process where it is packed, without the name of the index.
+TEST(ManifestTest, ASampleBeyondTheContextIsNamed) {
+  for (const uint32_t tokens : {0u, 129u, ~0u}) {
+    Manifest manifest = ThreeFiles();
+    manifest.samples[3].tokens = tokens;
+    const absl::Status status = ReadManifest(PosixFileSystem(), WriteFolder(EncodeManifest(manifest))).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << tokens;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("sample 3 has " + std::to_string(tokens) + " tokens"));
+  }
+  Manifest full = ThreeFiles();
+  full.samples[3].tokens = 128;
+  EXPECT_TRUE(ReadManifest(PosixFileSystem(), WriteFolder(EncodeManifest(full))).ok());
+}
+
+// Their sum, or all but the last, could come out right.
+TEST(ManifestTest, NumbersOfSamplesBeyondTheTableAreRefused) {
+  const auto message = [](const Manifest& manifest) {
+    return std::string(ReadManifest(PosixFileSystem(), WriteFolder(EncodeManifest(manifest))).status().message());
+  };
+  Manifest wrapped = ThreeFiles();
+  wrapped.sources[0].samples = ~uint64_t{0};
+  wrapped.sources[1].first = ~uint64_t{0};
+  wrapped.sources[1].samples = wrapped.samples.size() + 1;
+  EXPECT_THAT(message(wrapped), HasSubstr("differ in length"));
+  Manifest longer = ThreeFiles();
+  longer.sources.push_back({"more", longer.samples.size(), 1});
+  EXPECT_THAT(message(longer), HasSubstr("differ in length"));
+}
+
+TEST(ManifestTest, AMissingFileIsNamed) {
+  for (const std::string name : {"manifest.json", "samples.bin", "images.bin"}) {
+    const std::string folder = WriteFolder(EncodeManifest(ThreeFiles()));
+    ASSERT_TRUE(PosixFileSystem()->Remove(folder + "/" + name).ok());
+    const absl::Status status = ReadManifest(PosixFileSystem(), folder).status();
+    EXPECT_TRUE(absl::IsNotFound(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(name));
+  }
+}
+
+TEST(ManifestTest, AFileIndexWithATableCutShortIsNamed) {
+  const std::string good = EncodeFileIndexes({IndexOf("/d/a.tar", "captions", 1, 2, 1)});
+  for (const char* const table : {"samples", "images"}) {
+    nlohmann::json json = nlohmann::json::from_cbor(good);
+    json[0][table].get_binary().pop_back();
+    std::string cut;
+    nlohmann::json::to_cbor(json, cut);
+    const absl::Status status = DecodeFileIndexes(cut).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << table;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("cut short: /d/a.tar"));
+  }
 }
 
 TEST(ManifestTest, NumbersThatDoNotFitAreNamed) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <map>
 #include <set>
 
@@ -83,12 +84,30 @@ TEST(OrderTest, EverySampleOfASourceIsSeenOncePerPass) {
   }
 }
 
+TEST(OrderTest, AnEpochOfAMixtureShowsEverySampleOfEverySource) {
+  const absl::StatusOr<Order> order = Order::Create(RngKey{6}, {{300, 1.0}, {700, 1.0}});
+  ASSERT_TRUE(order.ok());
+  EXPECT_EQ(order->positions_per_epoch(), 2 * Order::kBlock);  // 512 positions of a block are the larger source's
+  std::set<std::pair<int, uint64_t>> seen;
+  for (uint64_t i = 0; i < order->positions_per_epoch(); ++i) seen.insert({order->At(i).source, order->At(i).sample});
+  EXPECT_EQ(seen.size(), 1000u);
+}
+
+TEST(OrderTest, ASourceOfWeightZeroIsNeverDrawn) {
+  const absl::StatusOr<Order> order = Order::Create(RngKey{7}, {{5000, 0.0}, {100, 1.0}, {0, 0.0}});
+  ASSERT_TRUE(order.ok()) << order.status();
+  EXPECT_EQ(order->positions_per_epoch(), 100u);
+  for (uint64_t i = 0; i < 2 * Order::kBlock; ++i) ASSERT_EQ(order->At(i).source, 1) << i;
+}
+
 TEST(OrderTest, RefusesWhatCannotBeDrawn) {
   EXPECT_FALSE(Order::Create(RngKey{1}, {}).ok());
   EXPECT_FALSE(Order::Create(RngKey{1}, {{0, 1.0}}).ok());
   EXPECT_FALSE(Order::Create(RngKey{1}, {{10, -1.0}}).ok());
   EXPECT_FALSE(Order::Create(RngKey{1}, {{10, 0.0}}).ok());
   EXPECT_FALSE(Order::Create(RngKey{1}, {{10, 1.0}, {10, 1e-9}}).ok());
+  EXPECT_FALSE(Order::Create(RngKey{1}, {{10, 1.0}, {10, std::numeric_limits<double>::infinity()}}).ok());
+  EXPECT_FALSE(Order::Create(RngKey{1}, {{10, 1.0}, {10, std::numeric_limits<double>::quiet_NaN()}}).ok());
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "base/hooked_file_system.h"
 #include "data/tar/tar_writer.h"
 
 namespace vlm::data {
@@ -77,6 +78,27 @@ TEST_F(RecordFileTest, WhatCannotBeReadIsNamed) {
   EXPECT_THAT(std::string(List(Write("c.csv", "a,b")).status().message()), HasSubstr("c.csv"));
 }
 
+TEST_F(RecordFileTest, ALineAboveTheLimitIsNamedByItsNumber) {
+  constexpr size_t kLongest = 4 << 20;
+  const std::string longest(kLongest, 'x');
+  const absl::StatusOr<std::vector<RecordPlace>> places = List(Write("a.jsonl", "{}\n" + longest + "\n{}\n"));
+  ASSERT_TRUE(places.ok()) << places.status();
+  EXPECT_EQ((*places)[1].json.bytes, kLongest);
+  for (const std::string end : {"\n{}\n", ""}) {
+    const absl::Status status = List(Write("b.jsonl", "{}\n" + longest + "x" + end)).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("b.jsonl:2"));
+  }
+}
+
+TEST_F(RecordFileTest, PicturesMayHaveAnyOfTheKnownEndings) {
+  const absl::StatusOr<std::vector<RecordPlace>> places =
+      List(WriteTar("a.tar", {{"1.JPEG", "a"}, {"1.left.jpg", "b"}, {"1.right.png", "c"}, {"1.json", "{}"}}));
+  ASSERT_TRUE(places.ok()) << places.status();
+  ASSERT_EQ((*places)[0].images.size(), 3u);
+  EXPECT_EQ((*places)[0].ImageMember(1), "1.left.jpg");
+}
+
 absl::StatusCode CodeOf(const std::vector<std::string>& roots, const std::string& pattern) {
   return ResolvePattern(PosixFileSystem(), roots, pattern).status().code();
 }
@@ -88,11 +110,30 @@ TEST_F(RecordFileTest, PatternsStayBelowTheRoot) {
   EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {folder_}, "*.jsonl"),
               ElementsAre(folder_ + "/a.jsonl", folder_ + "/b.jsonl"));
   EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {folder_ + "/"}, folder_ + "/a.txt"), ElementsAre(folder_ + "/a.txt"));
+  EXPECT_EQ(ResolvePattern(PosixFileSystem(), {"/"}, folder_ + "/a.txt")->size(), 1u);
   EXPECT_EQ(CodeOf({folder_}, "*.tar"), absl::StatusCode::kNotFound);
+  EXPECT_EQ(CodeOf({folder_}, folder_ + "/*.tar"), absl::StatusCode::kNotFound);
   EXPECT_EQ(CodeOf({folder_}, ""), absl::StatusCode::kNotFound);
   EXPECT_EQ(CodeOf({folder_}, "../*"), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(CodeOf({folder_}, "/etc/*"), absl::StatusCode::kPermissionDenied);
   EXPECT_EQ(CodeOf({folder_}, folder_ + "2/a.txt"), absl::StatusCode::kPermissionDenied);
+}
+
+// Left out in silence, its files would be missing from the data set.
+TEST_F(RecordFileTest, AFolderThatCannotBeListedIsAnErrorAndAFileInItsPlaceIsPassedOver) {
+  ASSERT_TRUE(MakeDirectories(PosixFileSystem(), folder_ + "/one").ok());
+  ASSERT_TRUE(MakeDirectories(PosixFileSystem(), folder_ + "/two").ok());
+  const std::string first = Write("one/a.jsonl", "{}"), second = Write("two/a.jsonl", "{}");
+  Write("file", "");
+  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {folder_}, "*/a.jsonl"), ElementsAre(first, second));
+  const auto failing = NewHookedFileSystem(PosixFileSystem(), [](FileOperation operation, const std::string& path) {
+    return operation == FileOperation::kList && path.ends_with("/two")
+               ? absl::InternalError("input/output error: " + path)
+               : absl::OkStatus();
+  });
+  const absl::Status status = ResolvePattern(failing.get(), {folder_}, "*/a.jsonl").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/two"));
 }
 
 TEST_F(RecordFileTest, EveryRootCountsAndRelativePatternsStartAtTheFirst) {

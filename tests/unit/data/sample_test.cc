@@ -131,5 +131,25 @@ TEST(NewChatTemplateTest, NamesWhatIsUnknown) {
   EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("vicuna"));
 }
 
+TEST(NewChatTemplateTest, NamesTheTokenThatTheTokenizerLacks) {
+  for (const std::string& lacking : ChatSpecialTokens()) {
+    std::vector<std::string> special = ChatSpecialTokens();
+    std::erase(special, lacking);
+    const auto tokenizer = *Tokenizer::Create(
+        *TrainBytePair(WordCounts(SplitPattern::kQwen2), {.vocab_size = 300, .special_tokens = special}));
+    for (const std::string name : {"chatml", "plain"}) {
+      const absl::Status status = NewChatTemplate(name, tokenizer.get()).status();
+      const bool has_turns = name == "chatml";
+      if (!has_turns && (lacking == kChatStartToken || lacking == kChatEndToken)) {
+        EXPECT_TRUE(status.ok()) << status;
+        continue;
+      }
+      EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << name;
+      EXPECT_THAT(std::string(status.message()),
+                  ::testing::AllOf(::testing::HasSubstr("template " + name), ::testing::HasSubstr(": " + lacking)));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace vlm::data

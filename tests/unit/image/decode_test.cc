@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/random.h"
+#include "data/image/codecs.h"
 #include "data/image/image.h"
 #include "tests/unit/image/oracle.h"
 
@@ -142,6 +143,50 @@ TEST(DecodeTest, UnknownAndRefusedKindsAreNamed) {
   EXPECT_EQ(DecodeImage(BytesOf(png), DecodeLimits{}).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(DecodeTest, TwoFrameHeadersOfDifferentSizesAreRefused) {
+  const std::string jpeg = *EncodeJpeg(NoiseImage(8, 8, 4), 90);
+  const size_t frame = jpeg.find(std::string("\xFF\xC0", 2));
+  ASSERT_NE(frame, std::string::npos);
+  const ImageHeader header = *ReadImageHeader(BytesOf(jpeg));
+  for (const auto& [width, height] : {std::pair{9, 8}, std::pair{8, 9}}) {
+    ImageHeader other = header;
+    other.width = width;
+    other.height = height;
+    const absl::Status status = DecodeJpeg(BytesOf(jpeg), other).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("two frame headers"));
+  }
+  EXPECT_TRUE(DecodeJpeg(BytesOf(jpeg), header).ok());
+}
+
+// A directory of one entry at offset 8, of either byte order.
+std::string Exif(std::string_view tag_type_count_value) {
+  return std::string("MM\0*\0\0\0\x08\0\1", 10) + std::string(tag_type_count_value);
+}
+
+TEST(DecodeTest, AnOrientationThatIsDamagedIsUpright) {
+  const auto entry = [](std::string_view tag, std::string_view type, std::string_view count, char value) {
+    return Exif(std::string(tag) + std::string(type) + std::string(count) + std::string({'\0', value, '\0', '\0'}));
+  };
+  const std::string_view tag("\x01\x12", 2), number("\0\3", 2), one("\0\0\0\1", 4);
+  EXPECT_EQ(OrientationOfExif(BytesOf(entry(tag, number, one, 6))), 6);
+  EXPECT_EQ(OrientationOfExif(BytesOf(entry(tag, number, one, 0))), 1);
+  EXPECT_EQ(OrientationOfExif(BytesOf(entry(tag, number, one, 9))), 1);
+  EXPECT_EQ(OrientationOfExif(BytesOf(entry(tag, std::string_view("\0\4", 2), one, 6))), 1);
+  EXPECT_EQ(OrientationOfExif(BytesOf(entry(tag, number, std::string_view("\0\0\0\2", 4), 6))), 1);
+  EXPECT_EQ(OrientationOfExif(BytesOf(entry(std::string_view("\x01\x13", 2), number, one, 6))), 1);
+  const std::string good = entry(tag, number, one, 6);
+  for (size_t size = 0; size + 3 < good.size(); ++size) {  // the value's last two bytes are padding
+    EXPECT_EQ(OrientationOfExif(BytesOf(std::string_view(good).substr(0, size))), 1) << size;
+  }
+  for (const auto& [at, byte] : {std::pair{size_t{0}, 'I'}, std::pair{size_t{1}, 'I'}, std::pair{size_t{0}, 'X'},
+                                 std::pair{size_t{3}, '+'}, std::pair{size_t{4}, '\x7F'}}) {
+    std::string damaged = good;
+    damaged[at] = byte;
+    EXPECT_EQ(OrientationOfExif(BytesOf(damaged)), 1) << at;
+  }
+}
+
 // No input may crash, hang or take more than its limits.
 TEST(DecodeTest, SurvivesChangedBytes) {
   Rng rng(RngKey{6});
@@ -185,6 +230,18 @@ TEST(EncodeTest, RefusesEmptyPicturesAndQualitiesOutsideTheScale) {
   EXPECT_EQ(EncodeJpeg(NoiseImage(4, 4, 9), 0).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(EncodeJpeg(NoiseImage(4, 4, 9), 101).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(EncodeJpeg(Image{4, 4, std::vector<uint8_t>(47)}, 90).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(EncodePng(Image{4, 4, std::vector<uint8_t>(47)}).status().code(), absl::StatusCode::kInvalidArgument);
+  for (const auto& [width, height] :
+       {std::pair{1, 0}, std::pair{0, 1}, std::pair{65'501, 1}, std::pair{1, 65'501}}) {  // beyond libjpeg's limit
+    const Image image{width, height,
+                      std::vector<uint8_t>(3 * static_cast<size_t>(width) * static_cast<size_t>(height))};
+    EXPECT_EQ(EncodeJpeg(image, 90).status().code(), absl::StatusCode::kInvalidArgument) << width << " x " << height;
+    EXPECT_EQ(EncodePng(image).ok(), !image.rgb.empty()) << width << " x " << height;
+  }
+  for (const auto& [width, height] : {std::pair{1'000'001, 1}, std::pair{1, 1'000'001}}) {
+    EXPECT_EQ(EncodePng(Image{width, height, std::vector<uint8_t>(3'000'003)}).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
 }
 
 }  // namespace

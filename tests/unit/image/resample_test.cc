@@ -58,6 +58,11 @@ TEST(ResizeTest, RefusesSizesThatCannotBe) {
               absl::StatusCode::kInvalidArgument);
   }
   EXPECT_EQ(Resize(Image{}, 4, 4, ResampleFilter::kBicubic).status().code(), absl::StatusCode::kInvalidArgument);
+  for (const Image& broken : {Image{2, 0, {}}, Image{2, 2, std::vector<uint8_t>(11)}}) {
+    EXPECT_EQ(Resize(broken, 4, 4, ResampleFilter::kBicubic).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(Resize(image, 1, kResizeSideMax + 1, ResampleFilter::kBicubic).status().code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Resize(image, 60'000, 60'000, ResampleFilter::kBicubic).status().code(),
             absl::StatusCode::kResourceExhausted);
 }
@@ -102,6 +107,7 @@ TEST(NormaliseTest, RefusesZeroDeviationAndWrongRoom) {
   EXPECT_EQ(Normalise(image, flat).status().code(), absl::StatusCode::kInvalidArgument);
   std::vector<float> small(5);
   EXPECT_EQ(NormaliseInto(image, Normalisation{}, small).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(NormaliseInto(Image{}, Normalisation{}, {}).code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST(PadTest, PutsThePictureInTheMiddleOfASquare) {

@@ -39,6 +39,8 @@ std::string WithHeader(std::string archive, size_t offset, Change change) {
   return archive;
 }
 
+void AsPax(TarBlock* block) { SetTarText(block, kTarType, "x"); }
+
 absl::Status IndexError(const std::string& archive, const TarLimits& limits = {}) {
   return IndexTar(MemoryFile(archive), "shard.tar", limits).status();
 }
@@ -92,8 +94,9 @@ TEST(TarTest, EqualFilesGiveEqualArchives) {
 TEST(TarTest, WriterRefusesNamesThatDoNotFitOrEscape) {
   MemoryFile file;
   TarWriter writer(&file);
-  for (const std::string& name : {std::string(), std::string("/etc/passwd"), std::string("a/../b"), std::string("a//b"),
-                                  std::string("a\nb"), std::string(101, 'x'), std::string(156, 'x') + "/y"}) {
+  for (const std::string& name :
+       {std::string(), std::string("/etc/passwd"), std::string("a/../b"), std::string("a//b"), std::string("a\nb"),
+        std::string(101, 'x'), std::string(156, 'x') + "/y", "x/" + std::string(101, 'y')}) {
     EXPECT_EQ(writer.Append(name, "contents").code(), absl::StatusCode::kInvalidArgument) << name;
   }
   EXPECT_EQ(file.size(), 0);
@@ -142,13 +145,101 @@ TEST(TarTest, DangerousMembersAreRefused) {
 }
 
 TEST(TarTest, BrokenPaxRecordsAreRefused) {
-  const std::string_view records[] = {"x path=a\n", "99 path=a\n",   "9 path=a.",
-                                      "7 patha\n",  "12 size=1z2\n", "22 GNU.sparse.major=1\n"};
-  for (const std::string_view record : records) {
+  const std::pair<std::string_view, std::string_view> records[] = {
+      {"path=a\n", "record without length"},
+      {" path=a\n", "record without length"},
+      {"12345678 path=a\n", "record without length"},
+      {"x path=a\n", "broken length"},
+      {"1! path=a\n", "broken length"},
+      {"2 path=a\n", "wrong length"},
+      {"99 path=a\n", "wrong length"},
+      {"9 path=a.", "wrong length"},
+      {"8 patha\n", "without '='"},
+      {"12 size=1z2\n", "size that is not a number"},
+      {"12 size=1!2\n", "size that is not a number"},
+      {"29 size=99999999999999999999\n", "size that is not a number"},
+      {"22 GNU.sparse.major=1\n", "sparse file"},
+  };
+  for (const auto& [record, why] : records) {
     const std::string archive = ArchiveOf({{"pax", std::string(record)}, {"a.txt", "a"}});
-    const auto retype = [](TarBlock* block) { SetTarText(block, kTarType, "x"); };
-    EXPECT_EQ(IndexError(WithHeader(archive, 0, retype)).code(), absl::StatusCode::kInvalidArgument) << record;
+    ExpectError(IndexError(WithHeader(archive, 0, AsPax)), absl::StatusCode::kInvalidArgument, std::string(why));
   }
+  const std::string archive = ArchiveOf({{"pax", std::string((1 << 20) + 1, ' ')}, {"a.txt", "a"}});
+  ExpectError(IndexError(WithHeader(archive, 0, AsPax)), absl::StatusCode::kResourceExhausted, "above 1 MiB");
+}
+
+TEST(TarTest, ContiguousFilesAreFilesAndRecordsForOtherThingsArePassedOver) {
+  const std::string archive = ArchiveOf({{"record", "10 path=b\n"}, {"a.txt", "abc"}});
+  for (const std::string_view record : {"g", "K"}) {  // of the whole archive; a link's long target
+    for (const std::string_view type : {"7", "\0", "0"}) {
+      std::string changed = WithHeader(archive, 0, [&](TarBlock* block) { SetTarText(block, kTarType, record); });
+      changed = WithHeader(changed, 2 * kTarBlock,
+                           [&](TarBlock* block) { (*block)[kTarType.offset] = std::byte(type.data()[0]); });
+      const auto members = IndexTar(MemoryFile(changed), "shard.tar");
+      ASSERT_TRUE(members.ok()) << members.status();
+      ASSERT_EQ(members->size(), 1u);
+      EXPECT_EQ((*members)[0].name, "a.txt");
+    }
+  }
+}
+
+// As a writer has it whose number does not fit the header.
+TEST(TarTest, ASizeInAPaxRecordWinsOverTheHeaders) {
+  std::string archive = WithHeader(ArchiveOf({{"pax", "10 size=3\n"}, {"a.txt", "abc"}}), 0, AsPax);
+  archive = WithHeader(archive, 2 * kTarBlock, [](TarBlock* block) { SetTarNumber(block, kTarSize, 0); });
+  const MemoryFile file(archive);
+  const auto members = IndexTar(file, "shard.tar");
+  ASSERT_TRUE(members.ok()) << members.status();
+  ASSERT_EQ(members->size(), 1u);
+  EXPECT_EQ(*ReadTarMember(file, "shard.tar", (*members)[0]), "abc");
+}
+
+// A file whose operation number `failing` of its kind fails.
+class FailingFile final : public MemoryFile {
+ public:
+  FailingFile(std::string contents, int failing) : MemoryFile(std::move(contents)), failing_(failing) {}
+  absl::Status Append(std::span<const std::byte> bytes) override {
+    return operations_++ == failing_ ? absl::ResourceExhaustedError("no space left") : MemoryFile::Append(bytes);
+  }
+  absl::Status ReadAt(uint64_t offset, std::span<std::byte> out) const override {
+    return operations_++ == failing_ ? absl::InternalError("input/output error") : MemoryFile::ReadAt(offset, out);
+  }
+  bool failed() const { return operations_ > failing_; }
+
+ private:
+  const int failing_;
+  mutable int operations_ = 0;
+};
+
+// Whichever read fails: a broken disk is no broken archive.
+TEST(TarTest, AReadThatFailsIsToldAsItself) {
+  const std::string archive = WithHeader(ArchiveOf({{"pax", "10 path=b\n"}, {"a.txt", "abc"}}), 0, AsPax);
+  int failing = 0;
+  for (bool passed = false; !passed; ++failing) {
+    const FailingFile file(archive, failing);
+    absl::Status status;
+    if (const auto members = IndexTar(file, "shard.tar"); members.ok()) {
+      status = ReadTarMember(file, "shard.tar", (*members)[0]).status();
+    } else {
+      status = members.status();
+    }
+    passed = !file.failed();
+    EXPECT_EQ(status.code(), passed ? absl::StatusCode::kOk : absl::StatusCode::kInternal) << failing;
+  }
+  EXPECT_EQ(failing, 7) << "three headers, a record, what follows the end mark, a member; and once without error";
+}
+
+TEST(TarTest, AWriterTellsOfAFullDisk) {
+  int failing = 0;
+  for (bool passed = false; !passed; ++failing) {
+    FailingFile file("", failing);
+    TarWriter writer(&file);
+    absl::Status status = writer.Append("a.txt", "abc");
+    if (status.ok()) status = writer.Finish();
+    passed = !file.failed();
+    EXPECT_EQ(status.code(), passed ? absl::StatusCode::kOk : absl::StatusCode::kResourceExhausted) << failing;
+  }
+  EXPECT_EQ(failing, 6) << "header, contents, padding and the end mark's two blocks; and once without error";
 }
 
 TEST(TarSamplesTest, PartsWithOneStemAreOneSample) {
@@ -175,6 +266,7 @@ TEST(TarSamplesTest, AmbiguousShardsAreRefused) {
   ExpectError(error({{"1.jpg", ""}, {"1.JPG", ""}}), absl::StatusCode::kInvalidArgument, "twice");
   ExpectError(error({{"README", ""}}), absl::StatusCode::kInvalidArgument, "key.extension");
   ExpectError(error({{"a/.hidden", ""}}), absl::StatusCode::kInvalidArgument, "key.extension");
+  ExpectError(error({{"a.", ""}}), absl::StatusCode::kInvalidArgument, "key.extension");
 }
 
 TEST(TarSamplesTest, AShardThatShrankIsNamed) {

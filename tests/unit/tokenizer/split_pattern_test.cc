@@ -59,6 +59,10 @@ TEST(SplitPatternTest, NamesAndExpressionsRoundTrip) {
   }
   EXPECT_EQ(PatternFromName("gpt5").status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(PatternFromRegex("\\w+"), std::nullopt);
+  // As published files of GPT-4's tokenizer write it.
+  EXPECT_EQ(PatternFromRegex(R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|)"
+                             R"(\s*[\r\n]|\s+(?!\S)|\s+)"),
+            SplitPattern::kGpt4);
 }
 
 TEST(ByteAlphabetTest, EveryByteHasOneStandInAndBack) {
@@ -73,7 +77,10 @@ TEST(ByteAlphabetTest, EveryByteHasOneStandInAndBack) {
   EXPECT_EQ(AlphabetCharacter(' '), "Ġ");
   EXPECT_EQ(BytesOfEntry("a b"), std::nullopt);
   EXPECT_EQ(BytesOfEntry("中"), std::nullopt);
-  EXPECT_EQ(BytesOfEntry("\xC4"), std::nullopt);
+  for (const char* const none : {"\xC4", "\xC4x", "\xC4\xC4", "\x80", "\xC1\x80", "\xC2\xA0", "\xC5\x84", "\xDF\xBF"}) {
+    EXPECT_EQ(BytesOfEntry(none), std::nullopt) << none;
+  }
+  EXPECT_EQ(BytesOfEntry("\xC5\x83"), "\xAD") << "the last stand-in";
 }
 
 }  // namespace

@@ -26,6 +26,19 @@ struct Training {
   Documents documents;
 };
 
+// Words of random Chinese characters: tens of thousands of pairs that come once or twice.
+Documents ManyPairs() {
+  Rng rng(kSeed.Derive("pairs"));
+  Documents documents(40);
+  for (std::string& document : documents) {
+    for (int i = 0; i < 2000; ++i) {
+      if (i % 8 == 0) document += ' ';
+      AppendUtf8(0x4E00 + static_cast<uint32_t>(rng.Below(0x5000)), &document);
+    }
+  }
+  return documents;
+}
+
 std::vector<Training> Trainings() {
   const std::vector<std::string> chat = ChatSpecialTokens();
   const Documents english = EnglishLikeText(kSeed.Derive("english"), 60);
@@ -48,6 +61,7 @@ std::vector<Training> Trainings() {
       {"runs of one letter", SplitPattern::kGpt4, {300, 1, {}}, {"aaaaaaaaa aaaaa aaaa bbbbbbb abababa aaa aa a"}},
       {"nothing to merge", SplitPattern::kQwen2, {500, 2, chat}, {"a b c"}},
       {"empty corpus", SplitPattern::kQwen2, {500, 2, chat}, {""}},
+      {"more pairs than the first table of counts", SplitPattern::kGpt2, {2500, 1, {}}, ManyPairs()},
       {"vocabulary smaller than the bytes", SplitPattern::kQwen2, {100, 2, chat}, english},
   };
 }

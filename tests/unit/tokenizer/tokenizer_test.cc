@@ -1,6 +1,7 @@
 #include "data/tokenizer/tokenizer.h"
 
 #include <algorithm>
+#include <functional>
 #include <string>
 
 #include "corpora.h"
@@ -86,6 +87,9 @@ TEST(TokenizerTest, TextCannotBecomeASpecialToken) {
   EXPECT_EQ(*tokenizer->Decode(std::vector{image}), "<|image|>");
   EXPECT_EQ(tokenizer->TokenId("<|absent|>"), std::nullopt);
   EXPECT_EQ(tokenizer->TokenId("the"), std::nullopt);
+  EXPECT_EQ(tokenizer->TokenId(""), std::nullopt);
+  EXPECT_FALSE(tokenizer->IsSpecial(-1));
+  EXPECT_FALSE(tokenizer->IsSpecial(tokenizer->vocab_size()));
 }
 
 TEST(TokenizerTest, DecodeNamesAnUnknownId) {
@@ -109,6 +113,7 @@ TEST(TokenizerTest, MergesAsOldStyleStringsAndNewTokensBeyondTheModelAreRead) {
   Json json = Json::parse(SmallTokenizer()->ToJson());
   for (Json& merge : json["model"]["merges"]) merge = merge[0].get<std::string>() + " " + merge[1].get<std::string>();
   json["added_tokens"].push_back({{"id", 500}, {"content", "<|new|>"}, {"special", false}});
+  json["model"]["end_of_word_suffix"] = "";  // none
   const auto read = Tokenizer::FromJson(json.dump());
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ((*read)->vocab_size(), 501);
@@ -124,8 +129,18 @@ struct Refusal {
   const char* named;
 };
 
-TEST(TokenizerTest, WhatCannotBeHonouredIsRefusedByName) {
-  const Json good = Json::parse(SmallTokenizer()->ToJson());
+// Each change alone makes a file that is refused with the place named.
+void ExpectRefused(const Json& good, const std::vector<Refusal>& refusals) {
+  for (const Refusal& refusal : refusals) {
+    Json changed = good;
+    changed[Json::json_pointer(refusal.pointer)] = refusal.value;
+    const auto read = Tokenizer::FromJson(changed.dump());
+    EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument) << refusal.pointer;
+    EXPECT_THAT(std::string(read.status().message()), HasSubstr(refusal.named)) << refusal.pointer;
+  }
+}
+
+TEST(TokenizerTest, StepsThatCannotBeHonouredAreRefusedByName) {
   const std::vector<Refusal> refusals = {
       {"/version", "2.0", "version"},
       {"/surprise", 1, "surprise"},
@@ -134,17 +149,48 @@ TEST(TokenizerTest, WhatCannotBeHonouredIsRefusedByName) {
       {"/post_processor", {{"type", "TemplateProcessing"}}, "post_processor"},
       {"/decoder", nullptr, "decoder"},
       {"/pre_tokenizer", nullptr, "pre_tokenizer"},
+      {"/pre_tokenizer", "ByteLevel", "pre_tokenizer"},
+      {"/pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", true}}, "pre_tokenizer.add_prefix_space"},
+      {"/pre_tokenizer", {{"type", "ByteLevel"}}, "pre_tokenizer.add_prefix_space is absent"},
+      {"/pre_tokenizer",
+       {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}},
+       "pre_tokenizer.use_regex"},
+      {"/pre_tokenizer/pretokenizers", 5, "pre_tokenizer.pretokenizers"},
+      {"/pre_tokenizer/pretokenizers", {1, 2, 3}, "must be a Split and a ByteLevel"},
+      {"/pre_tokenizer/pretokenizers/0/type", "Digits", "pretokenizers[0].type"},
+      {"/pre_tokenizer/pretokenizers/0/pattern", 5, "pattern"},
+      {"/pre_tokenizer/pretokenizers/0/pattern", Json::object(), "pattern.Regex"},
+      {"/pre_tokenizer/pretokenizers/0/pattern/Regex", 5, "pattern.Regex"},
       {"/pre_tokenizer/pretokenizers/0/pattern/Regex", "\\w+", "Regex"},
       {"/pre_tokenizer/pretokenizers/0/pattern", {{"String", " "}}, "pattern.String"},
       {"/pre_tokenizer/pretokenizers/0/behavior", "Removed", "behavior"},
       {"/pre_tokenizer/pretokenizers/0/invert", true, "invert"},
       {"/pre_tokenizer/pretokenizers/1/add_prefix_space", true, "add_prefix_space"},
       {"/pre_tokenizer/pretokenizers/1/use_regex", true, "use_regex"},
+  };
+  ExpectRefused(Json::parse(SmallTokenizer()->ToJson()), refusals);
+}
+
+TEST(TokenizerTest, ModelsAndAddedTokensThatCannotBeHonouredAreRefusedByName) {
+  const Json good = Json::parse(SmallTokenizer()->ToJson());
+  const std::vector<Refusal> refusals = {
       {"/model/type", "WordPiece", "model.type"},
       {"/model/dropout", 0.1, "dropout"},
       {"/model/unk_token", "<unk>", "unk_token"},
       {"/model/byte_fallback", true, "byte_fallback"},
       {"/model/continuing_subword_prefix", "##", "continuing_subword_prefix"},
+      {"/model/continuing_subword_prefix", 5, "continuing_subword_prefix"},
+      {"/model/fuse_unk", "no", "fuse_unk"},
+      {"/model/ignore_merges", 1, "ignore_merges"},
+      {"/model/surprise", 1, "model.surprise"},
+      {"/model/vocab", 5, "model.vocab"},
+      {"/model/merges", 5, "model.merges"},
+      {"/model/merges/0", {"a"}, "must be a pair"},
+      {"/model/merges/0", {"a", 5}, "must be a pair"},
+      {"/model/merges/0", {5, "a"}, "must be a pair"},
+      {"/model/merges/0", 5, "must be a pair"},
+      {"/model/merges/0", "t h e", "one space between"},
+      {"/model/vocab/the", "7", "model.vocab[the]"},
       {"/model/vocab/the", 9999, "model.vocab[the]"},
       {"/model/vocab/the", -1, "model.vocab[the]"},
       {"/model/vocab/the", 7, "id is given twice"},
@@ -157,15 +203,23 @@ TEST(TokenizerTest, WhatCannotBeHonouredIsRefusedByName) {
       {"/added_tokens/0/content", "", "added_tokens[0]"},
       {"/added_tokens/0/content", 5, "added_tokens[0].content"},
       {"/added_tokens/0/color", 5, "added_tokens[0].color"},
+      {"/added_tokens/0/special", 1, "added_tokens[0].special"},
+      {"/added_tokens/0/normalized", "no", "added_tokens[0].normalized"},
+      {"/added_tokens/0/id", -1, "added_tokens[0].id"},
+      {"/added_tokens/0/id", kVocabularyEntriesMax, "added_tokens[0].id"},
+      {"/added_tokens/0", 5, "added_tokens[0]"},
+      {"/added_tokens", 5, "added_tokens"},
+      {"/model", nullptr, "model"},
+      {"/model", {{"type", "BPE"}}, "model.vocab"},
+      {"/model", {{"type", "BPE"}, {"vocab", Json::object()}}, "model.merges"},
   };
-  for (const Refusal& refusal : refusals) {
-    Json changed = good;
-    changed[Json::json_pointer(refusal.pointer)] = refusal.value;
-    const auto read = Tokenizer::FromJson(changed.dump());
-    EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument) << refusal.pointer;
-    EXPECT_THAT(std::string(read.status().message()), HasSubstr(refusal.named)) << refusal.pointer;
-  }
+  ExpectRefused(good, refusals);
+}
+
+TEST(TokenizerTest, WhatIsNoTokenizerJsonIsRefused) {
   EXPECT_EQ(Tokenizer::FromJson(std::string(20, '[')).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(Tokenizer::FromJson(std::string(kTokenizerJsonBytesMax + 1, ' ')).status().code(),
+            absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(Tokenizer::FromJson(R"({"model": {}, "model": {}})").status().message()), HasSubstr("twice"));
   for (const char* text : {"", "null", "[]", "{", "{}", "\"\\ud800\"", "{\"version\": \"1.0\"}"}) {
     EXPECT_EQ(Tokenizer::FromJson(text).status().code(), absl::StatusCode::kInvalidArgument) << text;
@@ -209,6 +263,93 @@ TEST(TokenizerTest, WordsThatAreEntriesWinWithIgnoreMerges) {
   EXPECT_EQ((*Tokenizer::Create(model))->EncodeOrdinary("qqzz"), std::vector<int32_t>{id});
 }
 
+TEST(TokenizerTest, ModelsThatContradictThemselvesAreRefusedByName) {
+  const BytePairModel good = SmallModel();
+  const auto error = [&](const std::function<void(BytePairModel*)>& damage) {
+    BytePairModel model = good;
+    damage(&model);
+    const absl::Status status = Tokenizer::Create(std::move(model)).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    return std::string(status.message());
+  };
+  const int32_t entries = static_cast<int32_t>(good.vocabulary.size());
+  EXPECT_THAT(error([](BytePairModel* model) { model->vocabulary[300] = model->vocabulary[299]; }),
+              HasSubstr("entry is given twice"));
+  EXPECT_THAT(error([](BytePairModel* model) { model->vocabulary[300] = ""; }),
+              HasSubstr("not in the byte alphabet: vocab[300]"));
+  EXPECT_THAT(error([](BytePairModel* model) { model->vocabulary[300] = "two words"; }),
+              HasSubstr("not in the byte alphabet: vocab[300] two words"));
+  EXPECT_THAT(error([](BytePairModel* model) {
+                std::replace(model->vocabulary.begin(), model->vocabulary.end(), std::string("A"), std::string("AAAA"));
+              }),
+              HasSubstr("no ordinary entry for byte 65, whose stand-in is A"));
+  for (const int32_t id : {-1, entries}) {
+    EXPECT_THAT(error([id](BytePairModel* model) { model->merges[2].left = id; }),
+                HasSubstr("part is not an entry: merges[2]"));
+    EXPECT_THAT(error([id](BytePairModel* model) { model->merges[2].right = id; }),
+                HasSubstr("part is not an entry: merges[2]"));
+  }
+  const auto add = [](AddedToken token) {
+    return [token](BytePairModel* model) { model->added_tokens.push_back(token); };
+  };
+  EXPECT_THAT(error(add({0, "<|late|>"})), HasSubstr("ids must ascend: added_tokens[5] (<|late|>)"));
+  EXPECT_THAT(error(add({entries + 1, "<|gap|>"})), HasSubstr("id must be " + std::to_string(entries)));
+  EXPECT_THAT(error(add({entries, std::string(kAddedTokenBytesMax + 1, '<')})), HasSubstr("1 to 256 bytes"));
+  EXPECT_THAT(error(add({entries, "\xFF"})), HasSubstr("bytes of UTF-8"));
+  EXPECT_THAT(error(add({entries, good.added_tokens[0].content})), HasSubstr("content is given twice"));
+  const std::string space = "Ġ";  // stands for a space, and is two bytes as a token
+  const auto found = std::find(good.vocabulary.begin(), good.vocabulary.end(), space);
+  ASSERT_NE(found, good.vocabulary.end());
+  EXPECT_THAT(error(add({static_cast<int32_t>(found - good.vocabulary.begin()), space, false})),
+              HasSubstr("the stand-in of other bytes"));
+  const auto result_of = [&](const BytePairMerge& merge) {
+    return good.vocabulary[static_cast<size_t>(merge.left)] + good.vocabulary[static_cast<size_t>(merge.right)];
+  };
+  size_t rank = 0;  // of a result that is its own text
+  while (result_of(good.merges[rank]).find(space) != std::string::npos) ++rank;
+  const auto result = std::find(good.vocabulary.begin(), good.vocabulary.end(), result_of(good.merges[rank]));
+  EXPECT_THAT(error(add({static_cast<int32_t>(result - good.vocabulary.begin()), *result})),
+              HasSubstr("result is a special token: merges[" + std::to_string(rank) + "]"));
+}
+
+// A token that people may write: an entry of the vocabulary in no alphabet of bytes.
+TEST(TokenizerTest, AnAddedTokenThatIsNoWordOfBytesIsItsOwnText) {
+  BytePairModel model = SmallModel();
+  const int32_t id = static_cast<int32_t>(model.vocabulary.size());
+  model.vocabulary.push_back("two words");
+  model.added_tokens.push_back({id, "two words", /*special=*/false});
+  const auto tokenizer = Tokenizer::Create(model);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::vector<int32_t> ids = (*tokenizer)->EncodeOrdinary("the two words here");
+  EXPECT_THAT(ids, testing::Contains(id));
+  EXPECT_EQ(*(*tokenizer)->Decode(ids), "the two words here");
+}
+
+// More different words than the cache of one encoding takes.
+TEST(TokenizerTest, AFullCacheOfWordsChangesNothing) {
+  const auto tokenizer = SmallTokenizer();
+  std::string text;
+  std::vector<int32_t> expected;
+  for (int i = 0; i < 70'000; ++i) {
+    std::string word = " q";
+    for (int rest = i; rest > 0; rest /= 20) word.push_back("bcdfghjklmnpqrstvwxz"[rest % 20]);
+    text += word;
+    const std::vector<int32_t> ids = tokenizer->EncodeOrdinary(word);
+    expected.insert(expected.end(), ids.begin(), ids.end());
+  }
+  EXPECT_TRUE(tokenizer->EncodeOrdinary(text) == expected);
+  EXPECT_TRUE(tokenizer->EncodeOrdinary(text + text).size() == 2 * expected.size());
+}
+
+TEST(TrainBytePairTest, TellsOfEveryMerge) {
+  WordCounts counts(SplitPattern::kQwen2);
+  for (const std::string& document : EnglishLikeText(RngKey{3}, 10)) counts.Add(document);
+  size_t told = 0;
+  const auto model = TrainBytePair(counts, {400, 2, {}, [&] { ++told; }});
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(told, model->merges.size());
+}
+
 TEST(TrainBytePairTest, BadOptionsAreRefused) {
   const WordCounts counts(SplitPattern::kQwen2);
   const std::vector<BytePairOptions> bad = {
@@ -223,6 +364,11 @@ TEST(TrainBytePairTest, BadOptionsAreRefused) {
   for (const BytePairOptions& options : bad) {
     EXPECT_EQ(TrainBytePair(counts, options).status().code(), absl::StatusCode::kInvalidArgument);
   }
+  BytePairOptions many = {300, 2, {}};
+  for (size_t i = 0; i < kSpecialTokensMax; ++i) many.special_tokens.push_back("<|" + std::to_string(i) + "|>");
+  EXPECT_TRUE(TrainBytePair(counts, many).ok());
+  many.special_tokens.push_back("<|one more|>");
+  EXPECT_THAT(std::string(TrainBytePair(counts, many).status().message()), HasSubstr("more special tokens than 4096"));
 }
 
 TEST(ChatFilesTest, ATokenizerWithoutChatTokensIsRefused) {

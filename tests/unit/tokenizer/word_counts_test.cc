@@ -65,10 +65,35 @@ TEST(WordCountsTest, DamagedFilesAreRefused) {
     ASSERT_FALSE(WordCounts::Parse(good.substr(0, i)).ok()) << i;
   }
   // Damage that a matching digest covers.
-  for (const auto& [at, value] : {std::pair<size_t, char>{12, 9}, {16, 100}, {16, 1}, {24, 120}, {24, 0}, {27, 127}}) {
+  for (const auto& [at, value] :
+       {std::pair<size_t, char>{12, 9}, {16, 100}, {16, 1}, {16, 6}, {24, 120}, {24, 0}, {27, 127}, {32, 0}}) {
     std::string changed = good;
     changed[at] = value;
     EXPECT_EQ(WordCounts::Parse(Resigned(changed)).status().code(), absl::StatusCode::kInvalidArgument) << at;
+  }
+}
+
+TEST(WordCountsTest, CountsStopAtTheLargestNumber) {
+  WordCounts counts(SplitPattern::kGpt2);
+  counts.Add("a");
+  for (int i = 0; i < 64; ++i) ASSERT_TRUE(counts.Merge(counts).ok());  // doubles
+  EXPECT_EQ(counts.total_words(), ~uint64_t{0});
+  EXPECT_EQ(counts.Sorted().at(0).count, ~uint64_t{0});
+}
+
+TEST(WordCountsTest, WordsOfAnyLengthAndNumberAreKept) {
+  WordCounts counts(SplitPattern::kGpt2);
+  std::string text;
+  for (int i = 0; i < 3000; ++i) text += " " + std::string(static_cast<size_t>(400 + i), 'a');  // more than a block
+  const std::string longest(3 << 20, 'b');
+  counts.Add(text + " " + longest);
+  counts.Add(text);
+  const auto words = counts.Sorted();
+  ASSERT_EQ(words.size(), 3001u);
+  EXPECT_EQ(words.back().word, " " + longest);
+  for (size_t i = 0; i < 3000; ++i) {
+    ASSERT_EQ(words[i].word, " " + std::string(400 + i, 'a'));
+    ASSERT_EQ(words[i].count, 2u);
   }
 }
 
