@@ -99,9 +99,12 @@ absl::StatusOr<std::vector<std::string>> Match(FileSystem* files, const std::str
       const std::string path = folder.empty() ? "/" : folder;
       const absl::StatusOr<std::vector<std::string>> names = files->List(path);
       if (!names.ok()) {
+        // Nothing there, or a file where the pattern wants a folder; otherwise files of the data set would be missing.
         const absl::StatusOr<FileInfo> info = files->Stat(path);
-        if (!info.ok() || !info->is_directory) continue;  // a file where the pattern wants a folder
-        return names.status();                            // or files of the data set would be missing
+        const bool file =
+            info.ok() && !info->is_directory && (!info->is_symlink || absl::IsFailedPrecondition(names.status()));
+        if (file || absl::IsNotFound(names.status())) continue;
+        return names.status();
       }
       for (const std::string& name : *names) {
         if (fnmatch(level.c_str(), name.c_str(), FNM_PERIOD) == 0) next.push_back(absl::StrCat(folder, "/", name));

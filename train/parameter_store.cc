@@ -293,7 +293,7 @@ absl::Status ParameterStore::WriteParameter(ParamId param, const at::Tensor& val
   SetPart(param, part, flat.narrow(0, part.begin, part.end - part.begin));
   if (shards_parameters()) {
     state_[bucket].stale = true;
-  } else {
+  } else if (part.end - part.begin < numel) {
     state_[bucket].parameters.narrow(0, offset, numel).copy_(flat);
   }
   return absl::OkStatus();

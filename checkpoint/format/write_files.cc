@@ -89,7 +89,7 @@ class FileWriter {
   FileSystem* const files_;
   const std::string& folder_;
   const WriteFilesOptions& options_;
-  Mutex advance_mutex_;
+  Mutex advance_mutex_;  // held over `advance`, whose calls may not overlap; nothing is taken before it
 };
 
 }  // namespace

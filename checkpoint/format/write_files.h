@@ -20,7 +20,7 @@ namespace vlm::checkpoint {
 using ByteSink = std::function<absl::Status(std::span<const std::byte>)>;
 
 // One file of a save. Either a safetensors file (`tensors` and `produce_tensor`) or plain bytes (`contents`).
-// Producers run later, on a writer's thread: they own, or share, the snapshot they read.
+// Producers run later, those of several files at a time: they own, or share, a snapshot that nothing changes.
 struct FileToWrite {
   std::string name;  // relative to the step's folder; one file, one rank
   std::vector<TensorSpec> tensors;

@@ -1,4 +1,4 @@
-// What holds of everything that vlmctl shows, whatever it was told.
+// What holds of everything that vlmctl shows, whatever it was told; but for logs, whose bytes it passes on.
 #ifndef VLM_TESTS_FUZZ_SCREEN_CHECK_H_
 #define VLM_TESTS_FUZZ_SCREEN_CHECK_H_
 

@@ -96,7 +96,7 @@ class TrainingRun {
     MutexLock lock(&progress_mutex_);
     waits_for_saves_ = waits;
   }
-  // On the writer's thread. Beside training it says nothing: it would hide a step that hangs.
+  // On a thread of the writer's, one call at a time. Beside training it says nothing: it would hide a step that hangs.
   void AdvanceSave() {
     Progress progress;
     {

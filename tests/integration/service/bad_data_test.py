@@ -7,7 +7,7 @@ import re
 import tarfile
 import time
 
-from service import Service, measured, run_case, wait_until
+from service import DEADLINE_S, Service, measured, run_case, wait_until
 
 JOB = """
 apiVersion: vlm/v1
@@ -64,7 +64,7 @@ def prepare(service):
 def fails(service, job, failure, *words):
     """The job fails, its index stage for that reason, and what is told of it has these words."""
     since = time.monotonic()
-    done = service.vlmctl("wait", job, "--timeout", "120s", check=False)
+    done = service.vlmctl("wait", job, "--timeout", f"{DEADLINE_S}s", check=False)
     measured("from the submit to the job's failure", since)
     told = service.vlmctl("describe", job).stdout
     assert done.returncode == 1, (done, told)

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 
-from service import Service, complete_steps, measured, run_case, wait_until, weights
+from service import DEADLINE_S, Service, complete_steps, measured, run_case, wait_until, weights
 
 STEPS = 1000
 SETTINGS = ["--set", f"spec.stages[sft].train.steps={STEPS}", "--set", "spec.stages[sft].checkpoint.every=20 steps"]
@@ -36,8 +36,8 @@ def damage_is_named_and_fallen_back_from(binaries):
         since = time.monotonic()
         for number in (0, 1):
             service.start_worker(number)
-        wait_until("the attempt after the damage", lambda: int(service.stage(job, "sft").get("restarts", 0)) >= 2)
-        measured("workers back, resumed from the step before", since)
+        wait_until("the attempt that meets the damage has ended", lambda: int(service.stage(job, "sft").get("restarts", 0)) >= 2)
+        measured("workers back, the attempt that met the damage has ended", since)
         done = service.wait(job)
         sft = next(stage for stage in done["stages"] if stage["name"] == "sft")
         assert sft["state"] == "STAGE_STATE_SUCCEEDED" and int(sft["restarts"]) == 2, sft
@@ -66,7 +66,7 @@ def a_diverging_stage_fails_as_numeric(binaries):
         job = service.submit("--set", "spec.stop_if.nonfinite_steps=5", *[
             word for name, value in settings.items() for word in ("--set", f"spec.stages[pretrain].{name}={value}")])
         since = time.monotonic()
-        ended = service.vlmctl("wait", job, "--timeout", "120s", check=False)
+        ended = service.vlmctl("wait", job, "--timeout", f"{DEADLINE_S}s", check=False)
         measured("from the submit to the job's failure", since)
         assert ended.returncode == 1, ended
         pretrain = service.stage(job, "pretrain")

@@ -204,10 +204,10 @@ class Submits:
         self.took_s = time.monotonic() - since
         assert self.jobs[request], submit.communicate()
 
-    def begin(self):
+    def begin(self, at_once=False):
         """One more, which a kill within about took_s meets on its way there, inside, or on its way back."""
         self.begun = self.new_request()
-        self.start("begun", self.begun, delay_s=self.rng.uniform(0, self.took_s))
+        self.start("begun", self.begun, delay_s=0 if at_once else self.rng.uniform(0, self.took_s))
 
     def check(self):
         """After the kill. Cancels what waits."""
@@ -355,10 +355,11 @@ class Round:
         if owner(kill.point) == "trainer":
             check_no_half_step(service, job)
         if self.submits:
-            self.submits.begin()
             if owner(kill.point) == "coordinator":
+                self.submits.begin(at_once=True)
                 time.sleep(self.submits.took_s)  # the request is sent, and waits with the process
             else:
+                self.submits.begin()
                 self.submits.acknowledge()
         killed = self.kill_now(service, pid)
         with contextlib.suppress(ProcessLookupError):  # it is the victim, or a trainer that is gone with its worker

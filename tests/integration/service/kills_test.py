@@ -4,10 +4,19 @@ import os
 import signal
 import sys
 import time
+import traceback
 
 from kill_rounds import VICTIMS, Round, undisturbed
 from service import (LONGER, LONGER_STEPS, Service, alive, complete_steps, measured, run_case, steps_done, wait_until,
                      weights)
+
+
+def run_round(one, reference):
+    try:
+        one.run(reference)
+    except BaseException:
+        traceback.print_exc()  # at once: another round may hang until CTest ends all of them
+        raise
 
 
 def kill_rounds(binaries):
@@ -16,7 +25,7 @@ def kill_rounds(binaries):
     print(f"seed {seed}; again with: {sys.argv[0]} kill_rounds {binaries} {seed}", flush=True)
     reference = undisturbed(binaries)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:  # a round waits for leases and starts most of its time
-        for done in [pool.submit(Round(binaries, victim, seed).run, reference) for victim in VICTIMS]:
+        for done in [pool.submit(run_round, Round(binaries, victim, seed), reference) for victim in VICTIMS]:
             done.result()
 
 

@@ -30,6 +30,13 @@ std::string LengthBytes(uint64_t length) {
 // Of a header that is refused by its length; a tenth of the limit.
 constexpr uint64_t kHeldMax = 10'000'000;
 
+// As some containers have it: the peak of memory cannot be measured there.
+bool PeakIsFixed() {
+  std::ofstream reset("/proc/self/clear_refs");
+  reset << 5 << std::flush;
+  return !reset.good();
+}
+
 // What the process held in memory while `work` ran, at most, beyond what it held before; in bytes.
 uint64_t PeakGrowth(const std::function<void()>& work) {
   const auto peak = [] {
@@ -103,6 +110,7 @@ TEST_F(SafetensorsAttack, ALengthThatOverflowsWithItsEightBytes) {
 
 TEST_F(SafetensorsAttack, ALengthWithinTheLimitThatDoesNotFitTheFile) {
   ExpectBytesRefused(LengthBytes(sizeof(kOne)) + kOne, "does not fit the file");
+  if (PeakIsFixed()) GTEST_SKIP() << "/proc/self/clear_refs cannot be written: the peak of memory is not measured";
   const uint64_t held =
       PeakGrowth([&] { ExpectBytesRefused(LengthBytes(100'000'000) + kOne, "does not fit the file"); });
   EXPECT_LT(held, kHeldMax) << "memory was taken for a header that is not there";
@@ -155,6 +163,7 @@ TEST_F(SafetensorsAttack, AHugeHeader) {
   ASSERT_GT(header.size(), kSafetensorsHeaderBytesMax);
   std::ofstream(path_, std::ios::binary | std::ios::trunc) << LengthBytes(header.size()) << header;
   absl::Status status;
+  if (PeakIsFixed()) GTEST_SKIP() << "/proc/self/clear_refs cannot be written: the peak of memory is not measured";
   const uint64_t held =
       PeakGrowth([&] { status = SafetensorsReader::Open(PosixFileSystem(), path_, {.require_sums = false}).status(); });
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;

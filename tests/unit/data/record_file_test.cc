@@ -126,14 +126,18 @@ TEST_F(RecordFileTest, AFolderThatCannotBeListedIsAnErrorAndAFileInItsPlaceIsPas
   const std::string first = Write("one/a.jsonl", "{}"), second = Write("two/a.jsonl", "{}");
   Write("file", "");
   EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {folder_}, "*/a.jsonl"), ElementsAre(first, second));
-  const auto failing = NewHookedFileSystem(PosixFileSystem(), [](FileOperation operation, const std::string& path) {
-    return operation == FileOperation::kList && path.ends_with("/two")
-               ? absl::InternalError("input/output error: " + path)
-               : absl::OkStatus();
-  });
-  const absl::Status status = ResolvePattern(failing.get(), {folder_}, "*/a.jsonl").status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr("/two"));
+  std::filesystem::create_symlink(folder_ + "/file", folder_ + "/link_to_file");
+  std::filesystem::create_symlink(folder_ + "/nothing", folder_ + "/link_to_nothing");
+  EXPECT_THAT(*ResolvePattern(PosixFileSystem(), {folder_}, "*/a.jsonl"), ElementsAre(first, second));
+  for (const bool nor_looked_at : {false, true}) {
+    const auto failing = NewHookedFileSystem(PosixFileSystem(), [&](FileOperation operation, const std::string& path) {
+      const bool fails = operation == FileOperation::kList || (nor_looked_at && operation == FileOperation::kStat);
+      return fails && path.ends_with("/two") ? absl::InternalError("input/output error: " + path) : absl::OkStatus();
+    });
+    const absl::Status status = ResolvePattern(failing.get(), {folder_}, "*/a.jsonl").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("/two"));
+  }
 }
 
 TEST_F(RecordFileTest, EveryRootCountsAndRelativePatternsStartAtTheFirst) {

@@ -1,4 +1,4 @@
-// A binary of tests as the others are, of which one case cannot run: for show_skipped_test.py.
+// A binary of tests as the others are, of which one case cannot run: for show_outcome_test.py.
 #include <gtest/gtest.h>
 
 namespace {

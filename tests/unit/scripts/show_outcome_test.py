@@ -1,4 +1,4 @@
-"""scripts/show-outcome on the log of a real run of CTest. Usage: show_skipped_test.py CTEST ONE_SKIPPED_CASE"""
+"""scripts/show-outcome on the log of a real run of CTest. Usage: show_outcome_test.py CTEST ONE_SKIPPED_CASE"""
 
 import pathlib
 import subprocess
