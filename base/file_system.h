@@ -61,7 +61,7 @@ class FileSystem {
   virtual absl::Status RemoveDirectory(const std::string& path) = 0;  // an empty folder
   virtual absl::Status MakeDirectory(const std::string& path) = 0;    // its parent must exist
   virtual absl::Status SyncDirectory(const std::string& path) = 0;
-  // Names (not paths) in the folder, sorted.
+  // Names (not paths) in the folder, sorted. NOT_FOUND where none is, also where a file stands.
   virtual absl::StatusOr<std::vector<std::string>> List(const std::string& path) = 0;
   // Follows a symbolic link; one whose target is missing is described as itself.
   virtual absl::StatusOr<FileInfo> Stat(const std::string& path) = 0;

@@ -175,6 +175,7 @@ class PosixFiles final : public FileSystem {
 
   absl::StatusOr<std::vector<std::string>> List(const std::string& path) override {
     DIR* const folder = opendir(path.c_str());
+    if (folder == nullptr && errno == ENOTDIR) return absl::NotFoundError(absl::StrCat("list ", path, ": no folder"));
     if (folder == nullptr) return PathError("list", path);
     std::vector<std::string> names;
     errno = 0;  // readdir tells its end and its failure apart only by errno

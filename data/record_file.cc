@@ -96,16 +96,10 @@ absl::StatusOr<std::vector<std::string>> Match(FileSystem* files, const std::str
     if (level == "..") return absl::PermissionDeniedError(absl::StrCat("data path may not hold '..': ", pattern));
     std::vector<std::string> next;
     for (const std::string& folder : found) {
-      const std::string path = folder.empty() ? "/" : folder;
-      const absl::StatusOr<std::vector<std::string>> names = files->List(path);
-      if (!names.ok()) {
-        // Nothing there, or a file where the pattern wants a folder; otherwise files of the data set would be missing.
-        const absl::StatusOr<FileInfo> info = files->Stat(path);
-        const bool file =
-            info.ok() && !info->is_directory && (!info->is_symlink || absl::IsFailedPrecondition(names.status()));
-        if (file || absl::IsNotFound(names.status())) continue;
-        return names.status();
-      }
+      const absl::StatusOr<std::vector<std::string>> names = files->List(folder.empty() ? "/" : folder);
+      // Nothing there, or a file where the pattern wants a folder; any other error would cost files of the data set.
+      if (absl::IsNotFound(names.status())) continue;
+      VLM_RETURN_IF_ERROR(names.status());
       for (const std::string& name : *names) {
         if (fnmatch(level.c_str(), name.c_str(), FNM_PERIOD) == 0) next.push_back(absl::StrCat(folder, "/", name));
       }

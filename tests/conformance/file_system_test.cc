@@ -134,6 +134,7 @@ TEST_P(FileSystemConformance, MissingAndExistingPaths) {
   EXPECT_EQ(files()->Open(Path("no")).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(files()->Stat(Path("no")).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(files()->List(Path("no")).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(files()->List(Path("a")).status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(files()->Remove(Path("no")).code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(files()->Rename(Path("no"), Path("b")).code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(files()->Canonical(Path("no")).status().code(), absl::StatusCode::kNotFound);
