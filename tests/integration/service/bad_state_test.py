@@ -36,7 +36,8 @@ def damage_is_named_and_fallen_back_from(binaries):
         since = time.monotonic()
         for number in (0, 1):
             service.start_worker(number)
-        wait_until("the attempt that meets the damage has ended", lambda: int(service.stage(job, "sft").get("restarts", 0)) >= 2)
+        wait_until("the attempt that meets the damage has ended",
+                   lambda: int(service.stage(job, "sft").get("restarts", 0)) >= 2)
         measured("workers back, the attempt that met the damage has ended", since)
         done = service.wait(job)
         sft = next(stage for stage in done["stages"] if stage["name"] == "sft")

@@ -44,7 +44,8 @@ class ShowOutcomeTest(unittest.TestCase):
 
     def test_a_failure_shows_what_was_expected_and_its_last_lines(self):
         told = f"{ROOT}/README.md:7: Failure\\nExpected: 2\\n  Actual: 3\\n[  FAILED  ] OneTest.Adds"
-        shown = self.run_tests(fails=f"seq 1 999; printf '{told}\\n'; seq 1 70; exit 1", passes="printf 'b.cc:1: Failure'")
+        shown = self.run_tests(fails=f"seq 1 999; printf '{told}\\n'; seq 1 70; exit 1",
+                               passes="printf 'b.cc:1: Failure'")
         self.assertEqual(shown[:4], ["fails failed:", "  README.md:7: Failure", "  Expected: 2", "    Actual: 3"])
         self.assertEqual(shown[4:6], ["  the last lines of 1073:", "  11"])
         self.assertEqual(shown[-3:], ["  70", "", "Skipped: nothing"])
